@@ -1,0 +1,32 @@
+// Package fleet is the protocol between the data plane and the workers. It holds no policy: the data plane decides what runs
+// where, a worker does it.
+package fleet
+
+import (
+	"context"
+	"errors"
+
+	"kiln"
+)
+
+// ErrGone is returned by Worker.Invoke for an environment that has ended.
+var ErrGone = errors.New("environment has ended")
+
+// EnvironmentID names one execution environment of one worker; it is never used again.
+type EnvironmentID string
+
+// Worker runs execution environments. It is safe for concurrent use.
+type Worker interface {
+	// Start makes an environment for v and runs its INIT phase. An INIT that fails is not an error: the first Invoke reports
+	// it. Errors are of kind InvalidRuntime (this worker has no such runtime), InvalidZipFile, Unavailable (no room, or
+	// draining), or Internal.
+	Start(ctx context.Context, v *kiln.Version) (EnvironmentID, error)
+
+	// Invoke runs one invocation in an idle environment and returns when the function answered, failed or was stopped at its
+	// timeout. reusable says whether the environment can take another; if not, it is already being destroyed. ErrGone means
+	// that the environment had ended before it could take the invocation, which was not started.
+	Invoke(ctx context.Context, id EnvironmentID, inv kiln.Invocation) (res kiln.Result, reusable bool, err error)
+
+	// Stop ends an environment. Stopping one that has ended does nothing.
+	Stop(id EnvironmentID)
+}

@@ -1,0 +1,69 @@
+package kiln
+
+import "time"
+
+// RequestID names one invocation, everywhere: in the API's answer, the function's context and every log line. It is a UUID.
+type RequestID string
+
+// Invocation is one event on its way to a function.
+type Invocation struct {
+	ID RequestID
+	// Payload is the event, JSON text of at most MaxPayload bytes. The receiver must not change it.
+	Payload []byte
+	// ClientContext is the decoded X-Amz-Client-Context: JSON, or "" if the caller sent none.
+	ClientContext string
+	// TraceID is the X-Amzn-Trace-Id header that the function sees.
+	TraceID string
+	// FunctionARN is the ARN by which the function was called, qualifier included if the caller gave one.
+	FunctionARN string
+}
+
+// Result is what a function answered. A function that failed has a Result too; an error is returned only when the platform
+// could not run it.
+type Result struct {
+	// Payload is the function's answer, or the error object when FunctionError is set.
+	Payload []byte
+	// FunctionError is "Unhandled" (the function or its runtime failed), "Handled" (a runtime said so), or "".
+	FunctionError string
+	// LogTail is the end of what was logged for this invocation, at most MaxLogTail bytes.
+	LogTail []byte
+	Timing  Timing
+}
+
+// Timing says where the time of an invocation went. Sandbox, Guest and Init are zero for a warm start.
+type Timing struct {
+	// Sandbox is from the decision to start until the sandbox's first process runs.
+	Sandbox time.Duration
+	// Guest is from there until the runtime process was started.
+	Guest time.Duration
+	// Init is the function's INIT phase, as REPORT's Init Duration.
+	Init time.Duration
+	// Handler is the INVOKE phase as the worker saw it, as REPORT's Duration.
+	Handler time.Duration
+}
+
+// Limits of the API (https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html). Sizes are in bytes.
+const (
+	// MaxPayload bounds a synchronous request's payload.
+	MaxPayload = 6 << 20
+	// MaxResponse bounds a function's answer. The 100 bytes are AWS's own allowance
+	// (aws-lambda-runtime-interface-emulator, interop.MaxPayloadSize).
+	MaxResponse = 6<<20 + 100
+	// MaxClientContext bounds X-Amz-Client-Context in its base64 form.
+	MaxClientContext = 3583
+	// MaxLogTail bounds X-Amz-Log-Result before base64.
+	MaxLogTail = 4 << 10
+
+	MaxZip             = 50 << 20
+	MaxUnzipped        = 250 << 20
+	MaxEnvironment     = 4 << 10
+	MinMemoryMB        = 128
+	MaxMemoryMB        = 10240
+	DefaultMemoryMB    = 128
+	MinEphemeralMB     = 512
+	MaxEphemeralMB     = 10240
+	DefaultTimeout     = 3 * time.Second
+	MaxTimeout         = 900 * time.Second
+	InitTimeout        = 10 * time.Second
+	DefaultConcurrency = 1000
+)
