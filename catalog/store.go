@@ -1,0 +1,83 @@
+// Package catalog is what the planes agree on about functions: Store keeps it durably for the control plane, View holds it in
+// memory for the data plane.
+package catalog
+
+import (
+	"context"
+	"errors"
+
+	"kiln"
+)
+
+// Key names a record of the store: an account, a kind of record and its name, "000000000000/function/hello".
+// Every key begins with the account that owns the record. Build keys with the functions of this package.
+type Key string
+
+// Revision orders the changes of a store. It grows with every commit, and a record's revision is that of the commit that last
+// wrote it. 0 is the revision of a record that does not exist.
+type Revision uint64
+
+// ErrConflict is returned by Commit when a record is not at the revision that the caller expected.
+var ErrConflict = errors.New("record changed since it was read")
+
+// Record is a stored value.
+type Record struct {
+	Key      Key
+	Revision Revision
+	Value    []byte
+}
+
+// Change writes or deletes one record.
+type Change struct {
+	Key Key
+	// If is the revision that the record must have for the commit to happen: 0 means it must not exist.
+	If Revision
+	// Value is the new value; nil deletes the record.
+	Value []byte
+}
+
+// Event is one record's change as a watcher sees it. Value is nil when the record was deleted.
+type Event struct {
+	Record
+	// Synced is true on one event without a key: everything stored when the watch began has been delivered.
+	Synced bool
+}
+
+// Store keeps the catalog's records. It is safe for concurrent use. Values passed in belong to the store and values handed out
+// to the caller; neither may be changed afterwards.
+type Store interface {
+	// Get returns the record under k. A record that does not exist has Revision 0 and no error.
+	Get(ctx context.Context, k Key) (Record, error)
+
+	// List returns up to limit records whose key begins with prefix and sorts after the key after, in key order.
+	List(ctx context.Context, prefix, after Key, limit int) ([]Record, error)
+
+	// Commit makes all changes or none. When it returns nil they survive a crash of the machine. It returns ErrConflict, and
+	// changes nothing, if one record is not at its If. All keys belong to one account and none occurs twice.
+	Commit(ctx context.Context, changes ...Change) (Revision, error)
+
+	// Watch calls fn with every record whose key begins with prefix, then once with Synced, then with each later change in
+	// commit order, one call at a time, until ctx ends or fn returns an error, which Watch returns. A watcher that falls
+	// behind slows nobody: it reads on from the store, and may then see a record's newest value only.
+	Watch(ctx context.Context, prefix Key, fn func(Event) error) error
+}
+
+// FunctionKey is where the kiln.Function of that name is stored, as JSON.
+func FunctionKey(a kiln.AccountID, f kiln.FunctionName) Key {
+	return Key(string(a) + "/function/" + string(f))
+}
+
+// VersionKey is where the published kiln.Version q of a function is stored, as JSON. id is kiln.Function.ID.
+func VersionKey(a kiln.AccountID, f kiln.FunctionName, id string, q kiln.Qualifier) Key {
+	return VersionPrefix(a, f, id) + Key(q)
+}
+
+// VersionPrefix is the prefix of all published versions of the function with that ID.
+func VersionPrefix(a kiln.AccountID, f kiln.FunctionName, id string) Key {
+	return Key(string(a) + "/version/" + string(f) + "/" + id + "/")
+}
+
+// AccessKeyKey is where an access key of account a is stored.
+func AccessKeyKey(a kiln.AccountID, accessKeyID string) Key {
+	return Key(string(a) + "/accesskey/" + accessKeyID)
+}
