@@ -1,0 +1,81 @@
+// Package sandbox is the isolation under an execution environment: what a worker asks of an engine such as gVisor.
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"os"
+	"time"
+)
+
+// ErrKilledByMemory is wrapped by Exit.Err when the kernel ended the sandbox for exceeding its memory limit.
+var ErrKilledByMemory = errors.New("killed by the memory limit")
+
+// Mount is a host directory or file shown in the sandbox.
+type Mount struct {
+	Source, Target string
+	// Writable mounts may be written by the guest. All others are read-only.
+	Writable bool
+	// Follow makes mounts that the host makes below Source later appear in the running sandbox.
+	Follow bool
+}
+
+// Limits bound what a sandbox may use of the host.
+type Limits struct {
+	// MemoryBytes is what the guest's own processes and files in memory may use; the engine adds what it needs itself.
+	MemoryBytes int64
+	// CPUs is the share of processor time, 1 being one whole processor. 0 means no limit.
+	CPUs float64
+	// TmpBytes is the size of /tmp.
+	TmpBytes int64
+}
+
+// Spec describes a sandbox to make.
+type Spec struct {
+	// ID is unique on this machine and over time; it names the sandbox's cgroup and files.
+	ID string
+	// Root is a host directory, shown read-only as the root of the sandbox. It must contain every mount's target.
+	Root   string
+	Mounts []Mount
+	// Args and Env start the first process, as root of the sandbox.
+	Args, Env []string
+	// Files are handed to the first process as the descriptors that are their keys, from 3 on. The engine does not close them.
+	Files  map[int]*os.File
+	Limits Limits
+}
+
+// Usage is what a sandbox has used so far.
+type Usage struct {
+	// PeakMemoryBytes is the most memory that the guest's own processes had at one time: the engine's own share is taken off.
+	PeakMemoryBytes int64
+	CPU             time.Duration
+}
+
+// Exit is how a sandbox ended.
+type Exit struct {
+	// Err is nil if it was stopped with Destroy.
+	Err error
+}
+
+// Sandbox is one running isolation. Its methods are safe for concurrent use.
+type Sandbox interface {
+	// Freeze stops every process of the sandbox from running until Thaw. Freezing what is frozen does nothing.
+	Freeze() error
+	Thaw() error
+	// SetCPUs changes Limits.CPUs.
+	SetCPUs(cpus float64) error
+	Usage() (Usage, error)
+	// Done is closed when the sandbox ended by itself or was destroyed.
+	Done() <-chan struct{}
+	// Exit says how it ended. It may be called only after Done is closed.
+	Exit() Exit
+	// Destroy kills every process of the sandbox, frozen or not, and removes all that is left of it: cgroups, mounts, files.
+	// When it returns nil nothing is left. It may be called more than once.
+	Destroy() error
+}
+
+// Engine makes sandboxes.
+type Engine interface {
+	// Start returns a sandbox whose first process has been started. If it fails, nothing is left behind.
+	Start(ctx context.Context, s Spec) (Sandbox, error)
+}

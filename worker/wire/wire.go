@@ -1,0 +1,150 @@
+// Package wire is the framing of messages between a worker and what runs inside one of its sandboxes.
+//
+// A frame is an eight-byte prefix (two big-endian 32-bit lengths: of the header, of the body), the header, a JSON object that
+// says what the frame is, and the body, opaque bytes. A sender writes each frame with one write call, because inside a sandbox
+// system calls and wake-ups are what a message costs.
+//
+// Two stream sockets lead into a sandbox:
+//
+// Control (descriptor 3 of the guest) is for the life of the sandbox. The guest says Hello when it runs; the worker sends
+// Start once; the guest answers Started when the runtime process exists, and Exited when it has ended.
+//
+// Invocations (descriptor 4 of the guest) carries Ready or InitError once, then for each Invoke exactly one Response or Error. For
+// kiln's own bootstraps (Start.Direct) the guest hands this descriptor to the runtime process, as its descriptor 3, and has no
+// part in an invocation; for any other runtime the guest itself speaks here and serves the Runtime API to the process.
+//
+// Everything that comes out of a sandbox is hostile: Read bounds both lengths before it allocates.
+package wire
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+)
+
+// Type says what a frame is.
+type Type string
+
+// The frames on the control socket.
+const (
+	Hello   Type = "hello"
+	Start   Type = "start"
+	Started Type = "started"
+	Exited  Type = "exited"
+)
+
+// The frames on the invocation socket.
+const (
+	// Ready ends a successful INIT.
+	Ready Type = "ready"
+	// InitError ends a failed one. The body is the error object that the caller of the first invocation sees.
+	InitError Type = "initError"
+	Invoke    Type = "invoke"
+	// Response carries a function's answer in the body.
+	Response Type = "response"
+	// Error carries a function's error object in the body.
+	Error Type = "error"
+)
+
+// Header is the JSON header of a frame; each field says which types use it.
+type Header struct {
+	Type Type `json:"type"`
+
+	// Start: the runtime process and its environment.
+	Args []string `json:"args,omitempty"`
+	Env  []string `json:"env,omitempty"`
+	Dir  string   `json:"dir,omitempty"`
+	// Start: UID and GID of the runtime process.
+	UID uint32 `json:"uid,omitempty"`
+	GID uint32 `json:"gid,omitempty"`
+	// Start: give the invocation socket to the runtime process.
+	Direct bool `json:"direct,omitempty"`
+	// Start: bounds of the runtime process (RLIMIT_NPROC, RLIMIT_NOFILE).
+	MaxProcesses uint64 `json:"maxProcesses,omitempty"`
+	MaxFiles     uint64 `json:"maxFiles,omitempty"`
+	// Start: the longest answer in bytes that the Runtime API takes from the function.
+	MaxResponse int `json:"maxResponse,omitempty"`
+
+	// Exited: the status as a shell would show it: "exit status 1", "signal: killed".
+	Status string `json:"status,omitempty"`
+	// Started: why the process could not be started ("fork/exec /var/task/bootstrap: permission denied"), or "".
+	Failure string `json:"failure,omitempty"`
+
+	// Invoke, Response, Error.
+	RequestID string `json:"requestId,omitempty"`
+	// Invoke: when the function must have answered, in milliseconds since 1970.
+	DeadlineMs int64 `json:"deadlineMs,omitempty"`
+	// Invoke: the ARN by which the function was called.
+	FunctionARN   string `json:"functionArn,omitempty"`
+	TraceID       string `json:"traceId,omitempty"`
+	ClientContext string `json:"clientContext,omitempty"`
+	Identity      string `json:"identity,omitempty"`
+
+	// Error, InitError: the error's type, as in Lambda-Runtime-Function-Error-Type.
+	ErrorType string `json:"errorType,omitempty"`
+}
+
+// MaxHeader bounds a frame's header in bytes. The environment (4 KB) and the longest ARN and client context fit many times.
+const MaxHeader = 64 << 10
+
+// ErrTooLarge is wrapped by Read when a length exceeds its bound.
+var ErrTooLarge = errors.New("frame exceeds its bound")
+
+// Append appends the frame of h and body to b.
+func Append(b []byte, h Header, body []byte) ([]byte, error) {
+	head, err := json.Marshal(h)
+	if err != nil {
+		return b, fmt.Errorf("encode frame header: %w", err)
+	}
+	if len(head) > MaxHeader {
+		return b, fmt.Errorf("header of %d bytes: %w", len(head), ErrTooLarge)
+	}
+	b = binary.BigEndian.AppendUint32(b, uint32(len(head)))
+	b = binary.BigEndian.AppendUint32(b, uint32(len(body)))
+	b = append(b, head...)
+	return append(b, body...), nil
+}
+
+// Write writes one frame with one call of w.Write.
+func Write(w io.Writer, h Header, body []byte) error {
+	b, err := Append(make([]byte, 0, 8+512+len(body)), h, body)
+	if err != nil {
+		return err
+	}
+	_, err = w.Write(b)
+	return err
+}
+
+// Read reads one frame whose body has at most maxBody bytes. It returns io.EOF only between frames, and io.ErrUnexpectedEOF
+// within one. After any other error the stream is of no further use.
+func Read(r io.Reader, maxBody int) (Header, []byte, error) {
+	var h Header
+	var prefix [8]byte
+	if _, err := io.ReadFull(r, prefix[:]); err != nil {
+		return h, nil, err
+	}
+	headLen, bodyLen := binary.BigEndian.Uint32(prefix[:4]), binary.BigEndian.Uint32(prefix[4:])
+	if headLen > MaxHeader {
+		return h, nil, fmt.Errorf("header of %d bytes: %w", headLen, ErrTooLarge)
+	}
+	if uint64(bodyLen) > uint64(maxBody) {
+		return h, nil, fmt.Errorf("body of %d bytes: %w", bodyLen, ErrTooLarge)
+	}
+	b := make([]byte, headLen+bodyLen)
+	if _, err := io.ReadFull(r, b); err != nil {
+		return h, nil, unexpected(err)
+	}
+	if err := json.Unmarshal(b[:headLen], &h); err != nil {
+		return h, nil, fmt.Errorf("decode frame header: %w", err)
+	}
+	return h, b[headLen:], nil
+}
+
+func unexpected(err error) error {
+	if errors.Is(err, io.EOF) {
+		return io.ErrUnexpectedEOF
+	}
+	return err
+}
