@@ -1,0 +1,219 @@
+package assignment
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"kiln"
+	"kiln/fleet"
+)
+
+// fakeWorker has room for a number of environments and remembers what became of them.
+type fakeWorker struct {
+	mu      sync.Mutex
+	room    int
+	made    int
+	alive   map[fleet.EnvironmentID]bool
+	busy    map[fleet.EnvironmentID]bool
+	handler func(fleet.EnvironmentID) (reusable bool, err error)
+}
+
+func newFakeWorker(room int) *fakeWorker {
+	return &fakeWorker{
+		room: room, alive: make(map[fleet.EnvironmentID]bool), busy: make(map[fleet.EnvironmentID]bool),
+		handler: func(fleet.EnvironmentID) (bool, error) { return true, nil },
+	}
+}
+
+func (w *fakeWorker) Start(context.Context, *kiln.Version) (fleet.EnvironmentID, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if len(w.alive) >= w.room {
+		return "", kiln.Errorf(kiln.Unavailable, "no room")
+	}
+	w.made++
+	id := fleet.EnvironmentID(fmt.Sprint("env", w.made))
+	w.alive[id] = true
+	return id, nil
+}
+
+func (w *fakeWorker) Invoke(_ context.Context, id fleet.EnvironmentID, inv kiln.Invocation) (kiln.Result, bool, error) {
+	w.mu.Lock()
+	if !w.alive[id] || w.busy[id] {
+		gone := !w.alive[id]
+		w.mu.Unlock()
+		if gone {
+			return kiln.Result{}, false, fleet.ErrGone
+		}
+		return kiln.Result{}, false, errors.New("two invocations in one environment")
+	}
+	w.busy[id] = true
+	w.mu.Unlock()
+	reusable, err := w.handler(id)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.busy[id] = false
+	if !reusable {
+		delete(w.alive, id)
+	}
+	return kiln.Result{Payload: inv.Payload}, reusable, err
+}
+
+func (w *fakeWorker) Stop(id fleet.EnvironmentID) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	delete(w.alive, id)
+}
+
+func (w *fakeWorker) count() (alive, made int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.alive), w.made
+}
+
+// running runs a until the bubble's test ends.
+func running(t *testing.T, a *Assigner) {
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		if err := a.Run(ctx); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Cleanup(func() { cancel(); wg.Wait() })
+}
+
+func TestOneEnvironmentServesCallsInTurn(t *testing.T) {
+	w := newFakeWorker(10)
+	a := New(Config{Worker: w})
+	for range 5 {
+		if _, err := a.Invoke(t.Context(), &kiln.Version{Deployment: "d"}, kiln.Invocation{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, made := w.count(); made != 1 {
+		t.Errorf("five calls in turn made %d environments", made)
+	}
+}
+
+func TestParallelCallsGetTheirOwnEnvironments(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newFakeWorker(10)
+		release := make(chan struct{})
+		w.handler = func(fleet.EnvironmentID) (bool, error) { <-release; return true, nil }
+		a := New(Config{Worker: w})
+		var wg sync.WaitGroup
+		for range 4 {
+			wg.Go(func() {
+				if _, err := a.Invoke(t.Context(), &kiln.Version{Deployment: "d"}, kiln.Invocation{}); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		synctest.Wait()
+		if _, made := w.count(); made != 4 {
+			t.Errorf("four calls at a time made %d environments", made)
+		}
+		close(release)
+		wg.Wait()
+	})
+}
+
+func TestAnEnvironmentThatEndedIsReplaced(t *testing.T) {
+	w := newFakeWorker(10)
+	a := New(Config{Worker: w})
+	v := &kiln.Version{Deployment: "d"}
+	if _, err := a.Invoke(t.Context(), v, kiln.Invocation{}); err != nil {
+		t.Fatal(err)
+	}
+	w.Stop("env1")
+	if _, err := a.Invoke(t.Context(), v, kiln.Invocation{}); err != nil {
+		t.Errorf("the call that met a dead environment: %v", err)
+	}
+	if _, made := w.count(); made != 2 {
+		t.Errorf("%d environments were made", made)
+	}
+}
+
+func TestEnvironmentsThatKeepEndingAreGivenUp(t *testing.T) {
+	w := newFakeWorker(10)
+	w.handler = func(fleet.EnvironmentID) (bool, error) { return false, fleet.ErrGone }
+	a := New(Config{Worker: w})
+	if _, err := a.Invoke(t.Context(), &kiln.Version{Deployment: "d"}, kiln.Invocation{}); kiln.KindOf(err) != kiln.Unavailable {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestRoomIsMadeByEndingIdleEnvironments(t *testing.T) {
+	w := newFakeWorker(1)
+	a := New(Config{Worker: w})
+	for _, d := range []string{"d1", "d2"} {
+		if _, err := a.Invoke(t.Context(), &kiln.Version{Deployment: d}, kiln.Invocation{}); err != nil {
+			t.Errorf("%s: %v", d, err)
+		}
+	}
+	w.handler = func(fleet.EnvironmentID) (bool, error) {
+		_, err := a.Invoke(t.Context(), &kiln.Version{Deployment: "d3"}, kiln.Invocation{})
+		if kiln.KindOf(err) != kiln.Unavailable {
+			t.Errorf("with every environment busy: %v", err)
+		}
+		return true, nil
+	}
+	if _, err := a.Invoke(t.Context(), &kiln.Version{Deployment: "d2"}, kiln.Invocation{}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestIdleEnvironmentsEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newFakeWorker(10)
+		a := New(Config{Worker: w, IdleTimeout: time.Minute})
+		running(t, a)
+		if _, err := a.Invoke(t.Context(), &kiln.Version{Deployment: "d"}, kiln.Invocation{}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(50 * time.Second)
+		synctest.Wait()
+		if alive, _ := w.count(); alive != 1 {
+			t.Error("ended before its idle time")
+		}
+		time.Sleep(20 * time.Second)
+		synctest.Wait()
+		if alive, _ := w.count(); alive != 0 {
+			t.Error("still there after its idle time")
+		}
+	})
+}
+
+func TestRetiredEnvironmentsEndWhenTheirInvocationIsDone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newFakeWorker(10)
+		release := make(chan struct{})
+		w.handler = func(fleet.EnvironmentID) (bool, error) { <-release; return true, nil }
+		a := New(Config{Worker: w})
+		running(t, a)
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			if _, err := a.Invoke(t.Context(), &kiln.Version{Deployment: "d"}, kiln.Invocation{}); err != nil {
+				t.Error(err)
+			}
+		})
+		synctest.Wait()
+		a.Retire(t.Context(), "d")
+		synctest.Wait()
+		if alive, _ := w.count(); alive != 1 {
+			t.Error("a running invocation lost its environment")
+		}
+		close(release)
+		wg.Wait()
+		synctest.Wait()
+		if alive, _ := w.count(); alive != 0 {
+			t.Error("the environment outlived its deployment")
+		}
+	})
+}

@@ -1,0 +1,73 @@
+// Package invoke is the synchronous data plane: resolve the version, admit the invocation, assign it an environment, run it.
+// It reads memory only; no store is on its way.
+package invoke
+
+import (
+	"context"
+	"time"
+
+	"kiln"
+	"kiln/invoke/admission"
+)
+
+// Resolver finds the version that a qualifier means. An empty qualifier means LatestVersion.
+type Resolver interface {
+	Resolve(a kiln.AccountID, f kiln.FunctionName, q kiln.Qualifier) (*kiln.Version, error)
+}
+
+// Runner runs an invocation of a version in an environment.
+type Runner interface {
+	Invoke(ctx context.Context, v *kiln.Version, inv kiln.Invocation) (kiln.Result, error)
+}
+
+// Service invokes functions. It is safe for concurrent use.
+type Service struct {
+	Resolver Resolver
+	Limiter  *admission.Limiter
+	Runner   Runner
+}
+
+// Target names what to invoke.
+type Target struct {
+	Account   kiln.AccountID
+	Function  kiln.FunctionName
+	Qualifier kiln.Qualifier
+}
+
+// startAllowance is what an invocation may take beyond its function's timeout: waiting for a sandbox and INIT.
+const startAllowance = 2 * time.Minute
+
+// Invoke runs inv and returns the version that ran it. An invocation that has begun goes on when the caller goes away, as on
+// AWS.
+func (s *Service) Invoke(ctx context.Context, t Target, inv kiln.Invocation) (kiln.Result, *kiln.Version, error) {
+	v, err := s.resolve(t)
+	if err != nil {
+		return kiln.Result{}, nil, err
+	}
+	lease, err := s.Limiter.Acquire(t.Account)
+	if err != nil {
+		return kiln.Result{}, v, err
+	}
+	defer lease.Release()
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), v.Timeout+startAllowance)
+	defer cancel()
+	res, err := s.Runner.Invoke(ctx, v, inv)
+	return res, v, err
+}
+
+// Check does what a dry run does: everything but run the function.
+func (s *Service) Check(_ context.Context, t Target) (*kiln.Version, error) {
+	return s.resolve(t)
+}
+
+func (s *Service) resolve(t Target) (*kiln.Version, error) {
+	v, err := s.Resolver.Resolve(t.Account, t.Function, t.Qualifier)
+	if err != nil {
+		return nil, err
+	}
+	if v.State != kiln.StateActive {
+		return nil, kiln.Errorf(kiln.ResourceConflict,
+			"The operation cannot be performed at this time. The function is currently in the following state: %s", v.State)
+	}
+	return v, nil
+}

@@ -1,0 +1,76 @@
+package telemetry
+
+import (
+	"bytes"
+	"context"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"testing"
+)
+
+// flush runs l until its queue is empty.
+func flush(t *testing.T, l *FunctionLogs) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := l.Run(ctx); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestLinesOfAFunctionAreKeptInOrder(t *testing.T) {
+	l := NewFunctionLogs(t.TempDir(), slog.New(slog.DiscardHandler))
+	l.Write("111111111111", "hello", []byte("one\n"))
+	l.Write("111111111111", "other", []byte("not mine\n"))
+	l.Write("111111111111", "hello", []byte("two\n"))
+	flush(t, l)
+	got, err := os.ReadFile(l.Path("111111111111", "hello"))
+	if err != nil || string(got) != "one\ntwo\n" {
+		t.Errorf("got %q, %v", got, err)
+	}
+}
+
+func TestALogOfFullSizeBeginsAnew(t *testing.T) {
+	l := NewFunctionLogs(t.TempDir(), slog.New(slog.DiscardHandler))
+	big := bytes.Repeat([]byte("x"), fileSize)
+	for _, text := range [][]byte{big, []byte("new\n")} {
+		l.Write("111111111111", "f", text)
+	}
+	flush(t, l)
+	got, err := os.ReadFile(l.Path("111111111111", "f"))
+	if err != nil || string(got) != "new\n" {
+		t.Errorf("got %d bytes, %v", len(got), err)
+	}
+	if st, err := os.Stat(l.Path("111111111111", "f") + ".1"); err != nil || st.Size() != fileSize {
+		t.Errorf("the older file: %v, %v", st, err)
+	}
+}
+
+func TestAFullQueueDropsAndCounts(t *testing.T) {
+	l := NewFunctionLogs(t.TempDir(), slog.New(slog.DiscardHandler))
+	for range queueLength + 3 {
+		l.Write("111111111111", "f", []byte("x\n"))
+	}
+	if l.Dropped() != 3 {
+		t.Errorf("%d dropped", l.Dropped())
+	}
+	l = NewFunctionLogs(t.TempDir(), slog.New(slog.DiscardHandler))
+	l.Write("111111111111", "f", make([]byte, queueBytes+1))
+	if l.Dropped() != 1 {
+		t.Error("more bytes than the queue holds were queued")
+	}
+}
+
+func TestADiskThatFailsDropsAndCounts(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	l := NewFunctionLogs(file, slog.New(slog.DiscardHandler)) // a file where the directory must be
+	l.Write("111111111111", "f", []byte("x\n"))
+	flush(t, l)
+	if l.Dropped() != 1 {
+		t.Errorf("%d dropped", l.Dropped())
+	}
+}
