@@ -1,0 +1,250 @@
+package environment
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"kiln"
+	"kiln/worker/sandbox"
+	"kiln/worker/wire"
+)
+
+// guestTimeout bounds what the guest does by itself: say hello, start a process. It is long because a busy machine is no fault
+// of the function's.
+const guestTimeout = 10 * time.Second
+
+// exitGrace is how long an answer that was sent before the runtime ended may take to be read, and how long the word of how it
+// ended may follow the end itself.
+const exitGrace = 100 * time.Millisecond
+
+// box is one sandbox with the lines into it: control, invocations, logs.
+type box struct {
+	sandbox.Sandbox
+	control     net.Conn
+	invocations net.Conn
+	reader      *bufio.Reader
+	logs        *capture
+
+	// exited is closed when the runtime process has ended or the control line broke; status is how, set before.
+	exited chan struct{}
+	status string
+
+	stopReaders context.CancelFunc
+	readers     sync.WaitGroup
+}
+
+// guestEnds are the descriptors that go into the sandbox.
+type guestEnds struct{ control, invocations, logs *os.File }
+
+func (g guestEnds) files() map[int]*os.File {
+	return map[int]*os.File{3: g.control, 4: g.invocations, 5: g.logs}
+}
+
+func (g guestEnds) close() {
+	for _, f := range []*os.File{g.control, g.invocations, g.logs} {
+		if f != nil {
+			f.Close()
+		}
+	}
+}
+
+// newBox starts a sandbox and returns when its guest runs.
+func newBox(ctx context.Context, engine sandbox.Engine, spec sandbox.Spec, sink LogSink) (_ *box, err error) {
+	b := &box{exited: make(chan struct{})}
+	guest, err := b.open(sink)
+	defer guest.close()
+	if err != nil {
+		return nil, errors.Join(err, b.closeLines())
+	}
+	spec.Files = guest.files()
+	if b.Sandbox, err = engine.Start(ctx, spec); err != nil {
+		return nil, errors.Join(fmt.Errorf("start sandbox: %w", err), b.closeLines())
+	}
+	// The guest's ends must be closed here for its end to be seen on ours.
+	guest.close()
+	if _, err := b.expect(ctx, wire.Hello); err != nil {
+		return nil, errors.Join(fmt.Errorf("wait for guest: %w", err), b.destroy())
+	}
+	return b, nil
+}
+
+// open makes the three lines and returns their guest ends.
+func (b *box) open(sink LogSink) (g guestEnds, err error) {
+	if b.control, g.control, err = socketpair("control"); err != nil {
+		return g, err
+	}
+	if b.invocations, g.invocations, err = socketpair("invocations"); err != nil {
+		return g, err
+	}
+	r, w, err := os.Pipe()
+	if err != nil {
+		return g, fmt.Errorf("open log pipe: %w", err)
+	}
+	g.logs = w
+	b.reader = bufio.NewReader(b.invocations)
+	if b.logs, err = newCapture(r, sink); err != nil {
+		return g, errors.Join(fmt.Errorf("open log pipe: %w", err), r.Close())
+	}
+	return g, nil
+}
+
+func socketpair(name string) (net.Conn, *os.File, error) {
+	p, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, fmt.Errorf("open %s socket: %w", name, err)
+	}
+	host, guest := os.NewFile(uintptr(p[0]), name), os.NewFile(uintptr(p[1]), name)
+	defer host.Close()
+	conn, err := net.FileConn(host)
+	if err != nil {
+		return nil, nil, errors.Join(fmt.Errorf("open %s socket: %w", name, err), guest.Close())
+	}
+	return conn, guest, nil
+}
+
+// launch starts the runtime process and the readers of what it says besides answers. A process that cannot be started is a
+// failure, not an error.
+func (b *box) launch(ctx context.Context, start wire.Header) (*failure, error) {
+	start.Type = wire.Start
+	if err := wire.Write(b.control, start, nil); err != nil {
+		return nil, fmt.Errorf("send start: %w", err)
+	}
+	h, err := b.expect(ctx, wire.Started)
+	if err != nil {
+		return nil, fmt.Errorf("wait for runtime process: %w", err)
+	}
+	if h.Failure != "" {
+		f := notStarted(start.Args, h.Failure)
+		return &f, nil
+	}
+	readCtx, cancel := context.WithCancel(context.WithoutCancel(ctx)) // ends with the box
+	b.stopReaders = cancel
+	b.readers.Go(func() { b.watchExit() })
+	b.readers.Go(func() { b.logs.run(readCtx) })
+	return nil, nil
+}
+
+// expect reads one control frame, which must be of type t.
+func (b *box) expect(ctx context.Context, t wire.Type) (wire.Header, error) {
+	defer context.AfterFunc(ctx, func() { b.control.SetReadDeadline(time.Unix(1, 0)) })()
+	b.control.SetReadDeadline(time.Now().Add(guestTimeout))
+	h, _, err := wire.Read(b.control, 0)
+	if err != nil {
+		return h, errors.Join(err, ctx.Err())
+	}
+	if h.Type != t {
+		return h, fmt.Errorf("guest said %q where %q was due", h.Type, t)
+	}
+	return h, nil
+}
+
+// watchExit waits for the end of the runtime process and ends a read that waits for its answer.
+func (b *box) watchExit() {
+	b.control.SetReadDeadline(time.Time{})
+	h, _, err := wire.Read(b.control, 0)
+	if err == nil && h.Type == wire.Exited {
+		b.status = h.Status
+	} else {
+		b.status = "signal: killed"
+	}
+	close(b.exited)
+	// What was sent before the end is still read.
+	b.invocations.SetReadDeadline(time.Now().Add(exitGrace))
+}
+
+// receive reads one frame from the invocation line until deadline. Its error is a *failure where the function is at fault.
+func (b *box) receive(deadline time.Time) (wire.Header, []byte, error) {
+	b.invocations.SetReadDeadline(deadline)
+	select {
+	case <-b.exited:
+		// The runtime ended before the deadline was set, which took the place of the one that watchExit set.
+		b.invocations.SetReadDeadline(time.Now().Add(exitGrace))
+	default:
+	}
+	return wire.Read(b.reader, kiln.MaxResponse)
+}
+
+// alive reports whether the runtime process may still take an invocation.
+func (b *box) alive() bool {
+	select {
+	case <-b.exited:
+		return false
+	case <-b.Done():
+		return false
+	default:
+		return true
+	}
+}
+
+// cause says why a read from the invocation line failed before its deadline.
+func (b *box) cause(err error) failure {
+	if errors.Is(err, wire.ErrTooLarge) {
+		return responseTooLarge()
+	}
+	grace := time.NewTimer(exitGrace)
+	defer grace.Stop()
+	select {
+	case <-b.exited:
+	case <-grace.C:
+		// The line is broken though the process lives: it closed its descriptor or wrote rubbish.
+		return brokenProtocol()
+	}
+	grace.Reset(exitGrace)
+	select {
+	case <-b.Done():
+		if errors.Is(b.Exit().Err, sandbox.ErrKilledByMemory) {
+			return outOfMemory()
+		}
+	case <-grace.C:
+	}
+	return exitedWith(b.status)
+}
+
+// destroy ends the sandbox and everything around it. When it returns nil nothing is left.
+func (b *box) destroy() error {
+	err := b.Sandbox.Destroy()
+	if b.stopReaders != nil {
+		b.stopReaders()
+	}
+	err = errors.Join(err, b.closeLines())
+	b.readers.Wait()
+	return err
+}
+
+func (b *box) closeLines() error {
+	var errs []error
+	for _, c := range []net.Conn{b.control, b.invocations} {
+		if c != nil {
+			errs = append(errs, ignoreClosed(c.Close()))
+		}
+	}
+	if b.logs != nil {
+		errs = append(errs, ignoreClosed(b.logs.pipe.Close()))
+	}
+	return errors.Join(errs...)
+}
+
+func ignoreClosed(err error) error {
+	if errors.Is(err, net.ErrClosed) || errors.Is(err, os.ErrClosed) {
+		return nil
+	}
+	return err
+}
+
+// isTimeout reports whether a read ended at its deadline.
+func isTimeout(err error) bool { return errors.Is(err, os.ErrDeadlineExceeded) }
+
+// isGone reports whether a write failed because the other side has ended.
+func isGone(err error) bool {
+	return errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, io.ErrClosedPipe) || errors.Is(err, net.ErrClosed)
+}

@@ -1,0 +1,358 @@
+// Package environment runs one execution environment: a sandbox in which one deployment of one function is initialised once
+// and then invoked again and again, one invocation at a time.
+package environment
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"kiln"
+	"kiln/fleet"
+	"kiln/worker/sandbox"
+	"kiln/worker/wire"
+)
+
+// Config says what an environment runs and in what.
+type Config struct {
+	Engine  sandbox.Engine
+	Sandbox sandbox.Spec
+	// Process is the runtime process, as the guest is told to start it.
+	Process wire.Header
+	Version *kiln.Version
+	// InitCPUs is the processor share of the INIT phase, which AWS does not hold to the function's own.
+	InitCPUs float64
+	// FreezeAfter is how long an idle environment keeps running before it is frozen; 0 means DefaultFreezeAfter.
+	FreezeAfter time.Duration
+	// Sink takes the log.
+	Sink LogSink
+	Log  *slog.Logger
+}
+
+// DefaultFreezeAfter leaves a call that follows at once the warm path, and keeps within the 20 ms after which an idle
+// environment must not use the processor.
+const DefaultFreezeAfter = 10 * time.Millisecond
+
+// Environment is one execution environment. Its methods are safe for concurrent use.
+type Environment struct {
+	cfg Config
+
+	// turn holds one token. Who has it owns the fields below and may use the box.
+	turn   chan struct{}
+	box    *box
+	frozen bool
+	cold   coldStart // what the first invocation reports
+	// idle freezes the environment when it has been idle for FreezeAfter.
+	idle *time.Timer
+
+	mu    sync.Mutex
+	state State // +checklocks:mu
+}
+
+// coldStart is what INIT left for the first invocation to tell.
+type coldStart struct {
+	pending bool
+	timing  kiln.Timing
+	// failed is why INIT failed, nil if it did not.
+	failed *initFailure
+}
+
+type initFailure struct {
+	failure
+	// body is the error object of a runtime that said itself what failed.
+	body []byte
+	// retry is true when INIT ran out of time: it is tried again within the first invocation.
+	retry bool
+}
+
+// Start boots a sandbox and runs INIT in it. An INIT that fails is no error: the first Invoke tells. An error means that nothing
+// is left behind.
+func Start(ctx context.Context, cfg Config) (*Environment, error) {
+	if cfg.FreezeAfter == 0 {
+		cfg.FreezeAfter = DefaultFreezeAfter
+	}
+	e := &Environment{cfg: cfg, turn: make(chan struct{}, 1)}
+	if err := e.boot(ctx, time.Now().Add(guestTimeout+kiln.InitTimeout), kiln.InitTimeout); err != nil {
+		return nil, err
+	}
+	e.advance(Initialized)
+	e.idle = time.AfterFunc(e.cfg.FreezeAfter, e.freeze)
+	e.turn <- struct{}{}
+	return e, nil
+}
+
+// boot makes the box and runs INIT until it ends, initLimit has passed, or the deadline has.
+func (e *Environment) boot(ctx context.Context, deadline time.Time, initLimit time.Duration) error {
+	begun := time.Now()
+	spec := e.cfg.Sandbox
+	cpus := spec.Limits.CPUs
+	spec.Limits.CPUs = max(cpus, e.cfg.InitCPUs)
+	b, err := newBox(ctx, e.cfg.Engine, spec, e.cfg.Sink)
+	if err != nil {
+		return err
+	}
+	booted := time.Now()
+	e.advance(Booted)
+	failed, err := b.launch(ctx, e.cfg.Process)
+	if err != nil {
+		return errors.Join(err, b.destroy())
+	}
+	launched := time.Now()
+	e.box = b
+	e.cold = coldStart{pending: true, timing: kiln.Timing{Sandbox: booted.Sub(begun), Guest: launched.Sub(booted)}}
+	if failed != nil {
+		e.cold.failed = &initFailure{failure: *failed}
+		return nil
+	}
+	until := launched.Add(initLimit)
+	if deadline.Before(until) {
+		until = deadline
+	}
+	e.cold.failed = b.awaitReady(until)
+	e.cold.timing.Init = time.Since(launched)
+	if cpus > 0 && cpus < spec.Limits.CPUs {
+		if err := b.SetCPUs(cpus); err != nil {
+			return errors.Join(fmt.Errorf("limit processor share: %w", err), b.destroy())
+		}
+	}
+	return nil
+}
+
+// awaitReady waits for the end of INIT.
+func (b *box) awaitReady(until time.Time) *initFailure {
+	h, body, err := b.receive(until)
+	switch {
+	case err == nil && h.Type == wire.Ready:
+		return nil
+	case err == nil && h.Type == wire.InitError:
+		return &initFailure{failure: failure{Type: h.ErrorType, Status: "error"}, body: body}
+	case err == nil:
+		return &initFailure{failure: brokenProtocol()}
+	case isTimeout(err) && b.alive():
+		return &initFailure{failure: timedOut(kiln.InitTimeout), retry: true}
+	default:
+		return &initFailure{failure: b.cause(err)}
+	}
+}
+
+// Invoke runs one invocation and returns when the function answered, failed or ran out of time. If the environment is not
+// reusable, all that is left to do with it is Stop. fleet.ErrGone means that it had ended and has not started the invocation.
+func (e *Environment) Invoke(ctx context.Context, inv kiln.Invocation) (res kiln.Result, reusable bool, err error) {
+	if _, ok := <-e.turn; !ok {
+		return res, false, fleet.ErrGone
+	}
+	defer func() { e.turn <- struct{}{} }()
+	e.idle.Stop()
+	if !e.advance(Assigned) {
+		return res, false, fleet.ErrGone
+	}
+	if err := e.wake(); err != nil {
+		e.advance(Failed)
+		return res, false, err
+	}
+	o := e.run(ctx, inv)
+	if o.gone {
+		e.advance(Failed)
+		return res, false, fleet.ErrGone
+	}
+	res = e.conclude(inv, o)
+	if o.fatal {
+		e.advance(Failed)
+		return res, false, nil
+	}
+	e.advance(Answered)
+	e.idle.Reset(e.cfg.FreezeAfter)
+	return res, true, nil
+}
+
+// outcome is how an invocation ended.
+type outcome struct {
+	payload []byte
+	// functionError is set when the runtime itself reported an error.
+	functionError bool
+	failed        *failure
+	// fatal means that the environment cannot be used again.
+	fatal bool
+	// gone means that it had ended before it took the invocation.
+	gone   bool
+	timing kiln.Timing
+}
+
+// run takes the invocation through INIT's outcome to the function's answer.
+func (e *Environment) run(ctx context.Context, inv kiln.Invocation) outcome {
+	cold := e.cold
+	e.cold = coldStart{}
+	if !cold.pending && !e.box.alive() {
+		return outcome{gone: true}
+	}
+	begun := time.Now()
+	deadline := begun.Add(e.cfg.Version.Timeout)
+	start := startLine(inv.ID, e.cfg.Version.Qualifier)
+	e.box.logs.begin(start, cold.pending)
+	if cold.failed != nil && cold.failed.retry {
+		cold = e.retryInit(ctx, deadline)
+		e.box.logs.begin(start, true)
+	}
+	o := outcome{fatal: true}
+	if f := cold.failed; f != nil {
+		o.payload, o.failed = f.body, &f.failure
+	} else {
+		o = e.exchange(inv, deadline)
+	}
+	o.timing = cold.timing
+	o.timing.Handler = time.Since(begun)
+	return o
+}
+
+// retryInit runs INIT once more, in a new sandbox and on the invocation's own time.
+func (e *Environment) retryInit(ctx context.Context, deadline time.Time) coldStart {
+	late := coldStart{failed: &initFailure{failure: timedOut(e.cfg.Version.Timeout)}}
+	e.box.logs.end("INIT_REPORT Init Duration: 10000.00 ms\tPhase: init\tStatus: timeout\n")
+	if err := e.box.destroy(); err != nil {
+		e.cfg.Log.Error("destroy sandbox after init timeout", "environment", e.cfg.Sandbox.ID, "err", err)
+		return late
+	}
+	e.cfg.Sandbox.ID += "r" // an ID names one sandbox only
+	ctx, cancel := context.WithDeadline(ctx, deadline)
+	defer cancel()
+	if err := e.boot(ctx, deadline, e.cfg.Version.Timeout); err != nil {
+		e.cfg.Log.Warn("boot sandbox after init timeout", "environment", e.cfg.Sandbox.ID, "err", err)
+		return late
+	}
+	cold := e.cold
+	e.cold = coldStart{}
+	if cold.failed != nil && cold.failed.retry {
+		return late
+	}
+	return cold
+}
+
+// exchange sends the event and waits for the answer.
+func (e *Environment) exchange(inv kiln.Invocation, deadline time.Time) outcome {
+	h := wire.Header{
+		Type: wire.Invoke, RequestID: string(inv.ID), DeadlineMs: deadline.UnixMilli(),
+		FunctionARN: inv.FunctionARN, TraceID: inv.TraceID, ClientContext: inv.ClientContext,
+	}
+	e.box.invocations.SetWriteDeadline(deadline)
+	if err := wire.Write(e.box.invocations, h, inv.Payload); err != nil {
+		if isTimeout(err) {
+			f := timedOut(e.cfg.Version.Timeout)
+			return outcome{failed: &f, fatal: true}
+		}
+		return outcome{gone: isGone(err), failed: new(e.box.cause(err)), fatal: true}
+	}
+	h, body, err := e.box.receive(deadline)
+	switch {
+	case err != nil && isTimeout(err) && e.box.alive():
+		return outcome{failed: new(timedOut(e.cfg.Version.Timeout)), fatal: true}
+	case err != nil:
+		return outcome{failed: new(e.box.cause(err)), fatal: true}
+	case h.RequestID != string(inv.ID):
+		// The late answer of another invocation must never reach this caller.
+		return outcome{failed: new(brokenProtocol()), fatal: true}
+	case h.Type == wire.Response:
+		return outcome{payload: body}
+	case h.Type == wire.Error:
+		return outcome{payload: body, functionError: true}
+	default:
+		return outcome{failed: new(brokenProtocol()), fatal: true}
+	}
+}
+
+// conclude writes the log's last lines and makes the caller's answer.
+func (e *Environment) conclude(inv kiln.Invocation, o outcome) kiln.Result {
+	e.box.logs.drain()
+	usage, err := e.box.Usage()
+	if err != nil && e.box.alive() {
+		e.cfg.Log.Warn("read memory use", "environment", e.cfg.Sandbox.ID, "err", err)
+	}
+	r := report{
+		RequestID: inv.ID, Version: e.cfg.Version.Qualifier, Handler: o.timing.Handler, Init: o.timing.Guest + o.timing.Init,
+		MemoryMB: e.cfg.Version.MemoryMB, UsedBytes: usage.PeakMemoryBytes, Failure: o.failed, FinishedAt: time.Now(),
+	}
+	res := kiln.Result{Payload: o.payload, Timing: o.timing, LogTail: e.box.logs.end(endLines(r))}
+	if o.functionError || o.failed != nil {
+		res.FunctionError = "Unhandled"
+	}
+	if o.failed != nil && len(o.payload) == 0 {
+		res.Payload = o.failed.payload(inv.ID)
+	}
+	return res
+}
+
+// Stop ends the environment and returns when nothing is left of it. An invocation that runs is waited for.
+func (e *Environment) Stop() error {
+	if _, ok := <-e.turn; !ok {
+		return nil
+	}
+	e.advance(Told)
+	e.idle.Stop()
+	err := e.box.destroy()
+	e.advance(Destroyed)
+	close(e.turn)
+	if err != nil {
+		return fmt.Errorf("destroy sandbox %s: %w", e.cfg.Sandbox.ID, err)
+	}
+	return nil
+}
+
+// State returns where the environment is in its life.
+func (e *Environment) State() State {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.state
+}
+
+// freeze stops an environment from running while it is idle. Whoever has the turn makes it needless.
+func (e *Environment) freeze() {
+	select {
+	case _, ok := <-e.turn:
+		if !ok {
+			return
+		}
+	default:
+		return
+	}
+	if err := e.box.Freeze(); err != nil {
+		e.cfg.Log.Warn("freeze idle environment", "environment", e.cfg.Sandbox.ID, "err", err)
+	} else {
+		e.frozen = true
+	}
+	e.turn <- struct{}{}
+}
+
+func (e *Environment) wake() error {
+	if !e.frozen {
+		return nil
+	}
+	if err := e.box.Thaw(); err != nil {
+		return fmt.Errorf("thaw environment: %w", err)
+	}
+	e.frozen = false
+	return nil
+}
+
+// advance moves the state machine, and reports whether the event was possible.
+func (e *Environment) advance(ev Event) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	next, err := e.state.Next(ev)
+	if err != nil {
+		return false
+	}
+	e.state = next
+	return true
+}
+
+// notStarted is a runtime process that the guest could not start: why is the operating system's word.
+func notStarted(args []string, why string) failure {
+	if len(args) > 1 && slices.Contains(args, "bootstrap") || strings.HasSuffix(args[0], "/bootstrap") {
+		return invalidEntrypoint("Couldn't find valid bootstrap(s): [/var/task/bootstrap /opt/bootstrap]: " + why)
+	}
+	return exitedWith("exit status 127")
+}
