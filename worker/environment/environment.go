@@ -27,6 +27,8 @@ type Config struct {
 	Version *kiln.Version
 	// InitCPUs is the processor share of the INIT phase, which AWS does not hold to the function's own.
 	InitCPUs float64
+	// InitTimeout bounds the INIT phase; 0 means kiln.InitTimeout.
+	InitTimeout time.Duration
 	// FreezeAfter is how long an idle environment keeps running before it is frozen; 0 means DefaultFreezeAfter.
 	FreezeAfter time.Duration
 	// Sink takes the log.
@@ -76,8 +78,11 @@ func Start(ctx context.Context, cfg Config) (*Environment, error) {
 	if cfg.FreezeAfter == 0 {
 		cfg.FreezeAfter = DefaultFreezeAfter
 	}
+	if cfg.InitTimeout == 0 {
+		cfg.InitTimeout = kiln.InitTimeout
+	}
 	e := &Environment{cfg: cfg, turn: make(chan struct{}, 1)}
-	if err := e.boot(ctx, time.Now().Add(guestTimeout+kiln.InitTimeout), kiln.InitTimeout); err != nil {
+	if err := e.boot(ctx, time.Now().Add(guestTimeout+cfg.InitTimeout), cfg.InitTimeout); err != nil {
 		return nil, err
 	}
 	e.advance(Initialized)
@@ -115,6 +120,7 @@ func (e *Environment) boot(ctx context.Context, deadline time.Time, initLimit ti
 	}
 	e.cold.failed = b.awaitReady(until)
 	e.cold.timing.Init = time.Since(launched)
+	b.logs.drain()
 	if cpus > 0 && cpus < spec.Limits.CPUs {
 		if err := b.SetCPUs(cpus); err != nil {
 			return errors.Join(fmt.Errorf("limit processor share: %w", err), b.destroy())
@@ -134,7 +140,7 @@ func (b *box) awaitReady(until time.Time) *initFailure {
 	case err == nil:
 		return &initFailure{failure: brokenProtocol()}
 	case isTimeout(err) && b.alive():
-		return &initFailure{failure: timedOut(kiln.InitTimeout), retry: true}
+		return &initFailure{failure: failure{Type: "Sandbox.Timedout", Status: "timeout"}, retry: true}
 	default:
 		return &initFailure{failure: b.cause(err)}
 	}
@@ -212,7 +218,7 @@ func (e *Environment) run(ctx context.Context, inv kiln.Invocation) outcome {
 // retryInit runs INIT once more, in a new sandbox and on the invocation's own time.
 func (e *Environment) retryInit(ctx context.Context, deadline time.Time) coldStart {
 	late := coldStart{failed: &initFailure{failure: timedOut(e.cfg.Version.Timeout)}}
-	e.box.logs.end("INIT_REPORT Init Duration: 10000.00 ms\tPhase: init\tStatus: timeout\n")
+	e.box.logs.end(fmt.Sprintf("INIT_REPORT Init Duration: %.2f ms\tPhase: init\tStatus: timeout\n", milliseconds(e.cfg.InitTimeout)))
 	if err := e.box.destroy(); err != nil {
 		e.cfg.Log.Error("destroy sandbox after init timeout", "environment", e.cfg.Sandbox.ID, "err", err)
 		return late

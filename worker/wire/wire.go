@@ -89,8 +89,8 @@ type Header struct {
 // MaxHeader bounds a frame's header in bytes. The environment (4 KB) and the longest ARN and client context fit many times.
 const MaxHeader = 64 << 10
 
-// ErrTooLarge is wrapped by Read when a length exceeds its bound.
-var ErrTooLarge = errors.New("frame exceeds its bound")
+// ErrTooLarge is wrapped by Read when a frame is sound but its body exceeds the reader's bound.
+var ErrTooLarge = errors.New("body exceeds its bound")
 
 // Append appends the frame of h and body to b.
 func Append(b []byte, h Header, body []byte) ([]byte, error) {
@@ -99,7 +99,7 @@ func Append(b []byte, h Header, body []byte) ([]byte, error) {
 		return b, fmt.Errorf("encode frame header: %w", err)
 	}
 	if len(head) > MaxHeader {
-		return b, fmt.Errorf("header of %d bytes: %w", len(head), ErrTooLarge)
+		return b, fmt.Errorf("header of %d bytes, at most %d are allowed", len(head), MaxHeader)
 	}
 	b = binary.BigEndian.AppendUint32(b, uint32(len(head)))
 	b = binary.BigEndian.AppendUint32(b, uint32(len(body)))
@@ -127,7 +127,7 @@ func Read(r io.Reader, maxBody int) (Header, []byte, error) {
 	}
 	headLen, bodyLen := binary.BigEndian.Uint32(prefix[:4]), binary.BigEndian.Uint32(prefix[4:])
 	if headLen > MaxHeader {
-		return h, nil, fmt.Errorf("header of %d bytes: %w", headLen, ErrTooLarge)
+		return h, nil, fmt.Errorf("header of %d bytes, at most %d are allowed", headLen, MaxHeader)
 	}
 	if uint64(bodyLen) > uint64(maxBody) {
 		return h, nil, fmt.Errorf("body of %d bytes: %w", bodyLen, ErrTooLarge)

@@ -1,0 +1,532 @@
+package environment
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"kiln"
+	"kiln/fleet"
+	"kiln/worker/sandbox"
+	"kiln/worker/wire"
+)
+
+// guest is the inside of a fake sandbox.
+type guest struct {
+	t           *testing.T
+	control     net.Conn
+	invocations net.Conn
+	logs        *os.File
+	start       wire.Header
+}
+
+func (g *guest) say(c net.Conn, h wire.Header, body string) {
+	if err := wire.Write(c, h, []byte(body)); err != nil {
+		g.t.Logf("guest: %v", err)
+	}
+}
+
+func (g *guest) next() (wire.Header, []byte, bool) {
+	h, body, err := wire.Read(g.invocations, kiln.MaxPayload)
+	return h, body, err == nil
+}
+
+func (g *guest) ready() { g.say(g.invocations, wire.Header{Type: wire.Ready}, "") }
+
+func (g *guest) answer(h wire.Header, body string) {
+	g.say(g.invocations, wire.Header{Type: wire.Response, RequestID: h.RequestID}, body)
+}
+
+// exit is the runtime process ending.
+func (g *guest) exit(status string) {
+	g.say(g.control, wire.Header{Type: wire.Exited, Status: status}, "")
+	g.invocations.Close()
+}
+
+// serve is a runtime that answers every event with itself.
+func (g *guest) serve() {
+	g.ready()
+	for {
+		h, body, ok := g.next()
+		if !ok {
+			return
+		}
+		g.answer(h, string(body))
+	}
+}
+
+// fakeEngine runs a Go function where an engine runs a sandbox.
+type fakeEngine struct {
+	t      *testing.T
+	script func(*guest)
+	boxes  []*fakeBox
+}
+
+type fakeBox struct {
+	mu     sync.Mutex
+	frozen chan bool // receives each change
+	cpus   float64
+	done   chan struct{}
+	exit   sandbox.Exit
+	once   sync.Once
+	guest  *guest
+	wg     sync.WaitGroup
+}
+
+func (e *fakeEngine) Start(_ context.Context, s sandbox.Spec) (sandbox.Sandbox, error) {
+	g := &guest{t: e.t, control: dup(e.t, s.Files[3]), invocations: dup(e.t, s.Files[4])}
+	fd, err := unix.Dup(int(s.Files[5].Fd()))
+	if err != nil {
+		return nil, err
+	}
+	g.logs = os.NewFile(uintptr(fd), "logs")
+	b := &fakeBox{frozen: make(chan bool, 100), cpus: s.Limits.CPUs, done: make(chan struct{}), guest: g}
+	e.boxes = append(e.boxes, b)
+	b.wg.Go(func() {
+		g.say(g.control, wire.Header{Type: wire.Hello}, "")
+		h, _, err := wire.Read(g.control, 0)
+		if err != nil {
+			return
+		}
+		g.start = h
+		g.say(g.control, wire.Header{Type: wire.Started}, "")
+		e.script(g)
+	})
+	return b, nil
+}
+
+func dup(t *testing.T, f *os.File) net.Conn {
+	t.Helper()
+	c, err := net.FileConn(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+func (b *fakeBox) Freeze() error { b.frozen <- true; return nil }
+func (b *fakeBox) Thaw() error   { b.frozen <- false; return nil }
+func (b *fakeBox) SetCPUs(c float64) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.cpus = c
+	return nil
+}
+func (b *fakeBox) Usage() (sandbox.Usage, error) {
+	return sandbox.Usage{PeakMemoryBytes: 41<<20 + 1}, nil
+}
+func (b *fakeBox) Done() <-chan struct{} { return b.done }
+func (b *fakeBox) Exit() sandbox.Exit    { return b.exit }
+
+// die is the sandbox ending by itself.
+func (b *fakeBox) die(err error) {
+	b.once.Do(func() {
+		b.exit = sandbox.Exit{Err: err}
+		b.guest.control.Close()
+		b.guest.invocations.Close()
+		b.guest.logs.Close()
+		close(b.done)
+	})
+}
+
+func (b *fakeBox) Destroy() error {
+	b.die(nil)
+	b.wg.Wait()
+	return nil
+}
+
+// logBook is a LogSink that remembers.
+type logBook struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *logBook) sink(b []byte) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.b.Write(b)
+}
+
+func (l *logBook) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+type fixture struct {
+	*Environment
+	engine *fakeEngine
+	book   *logBook
+}
+
+func start(t *testing.T, script func(*guest), change ...func(*Config)) fixture {
+	t.Helper()
+	f := fixture{engine: &fakeEngine{t: t, script: script}, book: &logBook{}}
+	cfg := Config{
+		Engine:  f.engine,
+		Sandbox: sandbox.Spec{ID: "e1", Limits: sandbox.Limits{CPUs: 0.5}},
+		Process: wire.Header{Args: []string{"/var/task/bootstrap"}},
+		Version: &kiln.Version{Qualifier: kiln.LatestVersion, Config: kiln.Config{Timeout: 10 * time.Second, MemoryMB: 128}},
+		Sink:    f.book.sink, InitCPUs: 2, Log: slog.New(slog.DiscardHandler),
+	}
+	for _, c := range change {
+		c(&cfg)
+	}
+	e, err := Start(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := e.Stop(); err != nil {
+			t.Error(err)
+		}
+	})
+	f.Environment = e
+	return f
+}
+
+func timeout(d time.Duration) func(*Config) {
+	return func(c *Config) {
+		v := *c.Version
+		v.Timeout = d
+		c.Version = &v
+	}
+}
+
+func (f fixture) invoke(t *testing.T, payload string) (kiln.Result, bool) {
+	t.Helper()
+	res, reusable, err := f.Invoke(t.Context(), kiln.Invocation{ID: "11111111-2222-3333-4444-555555555555", Payload: []byte(payload)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return res, reusable
+}
+
+func wantFailure(t *testing.T, res kiln.Result, errorType, message string) {
+	t.Helper()
+	var got struct{ ErrorType, ErrorMessage string }
+	if err := json.Unmarshal(res.Payload, &got); err != nil {
+		t.Fatalf("payload %q: %v", res.Payload, err)
+	}
+	want := "RequestId: 11111111-2222-3333-4444-555555555555 Error: " + message
+	if res.FunctionError != "Unhandled" || got.ErrorType != errorType || got.ErrorMessage != want {
+		t.Errorf("got %s %+v, want %s %q", res.FunctionError, got, errorType, want)
+	}
+}
+
+func TestAnEnvironmentAnswersOneCallAfterAnother(t *testing.T) {
+	f := start(t, (*guest).serve)
+	for _, payload := range []string{`{"n":1}`, `{"n":2}`, `"` + strings.Repeat("x", 1<<20) + `"`} {
+		res, reusable := f.invoke(t, payload)
+		if string(res.Payload) != payload || res.FunctionError != "" || !reusable {
+			t.Errorf("got %.40s %q reusable %v", res.Payload, res.FunctionError, reusable)
+		}
+	}
+	if f.State() != Idle {
+		t.Errorf("state %v", f.State())
+	}
+}
+
+func TestTheFirstCallReportsTheColdStart(t *testing.T) {
+	f := start(t, (*guest).serve)
+	cold, _ := f.invoke(t, `{}`)
+	warm, _ := f.invoke(t, `{}`)
+	if cold.Timing.Sandbox == 0 || cold.Timing.Init == 0 || warm.Timing.Sandbox != 0 || warm.Timing.Init != 0 {
+		t.Errorf("cold %+v, warm %+v", cold.Timing, warm.Timing)
+	}
+	if !strings.Contains(string(cold.LogTail), "\tInit Duration: ") || strings.Contains(string(warm.LogTail), "Init Duration") {
+		t.Errorf("logs: cold %q, warm %q", cold.LogTail, warm.LogTail)
+	}
+}
+
+func TestTheProcessorShareIsTheFunctionsOwnAfterInit(t *testing.T) {
+	f := start(t, (*guest).serve)
+	b := f.engine.boxes[0]
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.cpus != 0.5 {
+		t.Errorf("%v processors after INIT", b.cpus)
+	}
+}
+
+func TestTheLogHoldsEverythingWrittenBeforeTheAnswer(t *testing.T) {
+	f := start(t, func(g *guest) {
+		io.WriteString(g.logs, "from init\n")
+		g.ready()
+		for {
+			h, _, ok := g.next()
+			if !ok {
+				return
+			}
+			io.WriteString(g.logs, "one\ntwo")
+			g.answer(h, "null")
+		}
+	})
+	res, _ := f.invoke(t, `{}`)
+	lines := strings.Split(string(res.LogTail), "\n")
+	if len(lines) != 7 || lines[0] != "from init" || !strings.HasPrefix(lines[1], "START RequestId: 11111111-") ||
+		lines[2] != "one" || lines[3] != "two" || !strings.HasPrefix(lines[4], "END RequestId: ") || !strings.HasPrefix(lines[5], "REPORT ") {
+		t.Errorf("tail %q", res.LogTail)
+	}
+	if !strings.Contains(lines[5], "\tMemory Size: 128 MB\tMax Memory Used: 42 MB\t") {
+		t.Errorf("report %q", lines[5])
+	}
+	res, _ = f.invoke(t, `{}`)
+	if !strings.HasPrefix(string(res.LogTail), "START ") {
+		t.Errorf("the second call's tail begins with the first one's: %q", res.LogTail)
+	}
+	if got := f.book.String(); strings.Count(got, "START") != 2 || strings.Count(got, "two\n") != 2 {
+		t.Errorf("the sink got %q", got)
+	}
+}
+
+func TestTheTailIsTheEndOfALongLog(t *testing.T) {
+	f := start(t, func(g *guest) {
+		g.ready()
+		h, _, _ := g.next()
+		for range 1000 {
+			io.WriteString(g.logs, strings.Repeat("x", 99)+"\n")
+		}
+		g.answer(h, "null")
+		g.next()
+	})
+	res, _ := f.invoke(t, `{}`)
+	if len(res.LogTail) != kiln.MaxLogTail || !strings.Contains(string(res.LogTail), "REPORT ") {
+		t.Errorf("tail of %d bytes: %.60q", len(res.LogTail), res.LogTail)
+	}
+	if got := strings.Count(f.book.String(), strings.Repeat("x", 99)+"\n"); got != 1000 {
+		t.Errorf("the sink got %d lines", got)
+	}
+}
+
+func TestFailuresAreToldAsAWSDoes(t *testing.T) {
+	for name, c := range map[string]struct {
+		script           func(*guest)
+		timeout          time.Duration
+		errorType, error string
+		log              string
+	}{
+		"timeout": {
+			script:  func(g *guest) { g.ready(); g.next(); g.next() },
+			timeout: 50 * time.Millisecond, errorType: "Sandbox.Timedout", error: "Task timed out after 0.05 seconds",
+			log: "Task timed out after 0.05 seconds",
+		},
+		"exit": {
+			script:    func(g *guest) { g.ready(); g.next(); g.exit("exit status 3") },
+			errorType: "Runtime.ExitError", error: "Runtime exited with error: exit status 3", log: "\tError Type: Runtime.ExitError",
+		},
+		"exit without a reason": {
+			script:    func(g *guest) { g.ready(); g.next(); g.exit("exit status 0") },
+			errorType: "Runtime.ExitError", error: "Runtime exited without providing a reason",
+		},
+		"sandbox killed": {
+			script:    func(g *guest) { g.ready(); g.next(); g.control.Close(); g.invocations.Close() },
+			errorType: "Runtime.ExitError", error: "Runtime exited with error: signal: killed",
+		},
+		"exit in init": {
+			script:    func(g *guest) { g.exit("exit status 7") },
+			errorType: "Runtime.ExitError", error: "Runtime exited with error: exit status 7",
+		},
+		"answer to another request": {
+			script:    func(g *guest) { g.ready(); h, _, _ := g.next(); h.RequestID = "other"; g.answer(h, "1"); g.next() },
+			errorType: "Runtime.Unknown", error: "Runtime broke the protocol of invocations",
+		},
+		"answer too large": {
+			script: func(g *guest) {
+				g.ready()
+				h, _, _ := g.next()
+				g.answer(h, strings.Repeat("x", kiln.MaxResponse+1))
+			},
+			errorType: "Function.ResponseSizeTooLarge", error: "Response payload size exceeded maximum allowed payload size (6291556 bytes).",
+		},
+		"rubbish": {
+			script: func(g *guest) {
+				g.ready()
+				g.next()
+				io.WriteString(g.invocations, "HTTP/1.1 200 OK\r\n\r\n")
+				g.next()
+			},
+			errorType: "Runtime.Unknown", error: "Runtime broke the protocol of invocations",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := start(t, c.script, func(cfg *Config) {
+				if c.timeout != 0 {
+					timeout(c.timeout)(cfg)
+				}
+			})
+			res, reusable := f.invoke(t, `{}`)
+			wantFailure(t, res, c.errorType, c.error)
+			if reusable || f.State() != Stopping {
+				t.Errorf("reusable %v, state %v", reusable, f.State())
+			}
+			if !strings.Contains(string(res.LogTail), c.log) || !strings.Contains(string(res.LogTail), "\tStatus: ") {
+				t.Errorf("log %q", res.LogTail)
+			}
+		})
+	}
+}
+
+func TestAnAnswerSentRightBeforeTheExitCounts(t *testing.T) {
+	f := start(t, func(g *guest) {
+		g.ready()
+		h, _, _ := g.next()
+		g.answer(h, `"done"`)
+		g.say(g.control, wire.Header{Type: wire.Exited, Status: "exit status 1"}, "")
+	})
+	res, _ := f.invoke(t, `{}`)
+	if string(res.Payload) != `"done"` {
+		t.Fatalf("got %s", res.Payload)
+	}
+	<-f.box.exited
+	if _, _, err := f.Invoke(t.Context(), kiln.Invocation{}); !errors.Is(err, fleet.ErrGone) {
+		t.Errorf("the call after the exit: %v", err)
+	}
+}
+
+func TestARuntimesOwnErrorIsPassedOn(t *testing.T) {
+	f := start(t, func(g *guest) {
+		g.ready()
+		h, _, _ := g.next()
+		g.say(g.invocations, wire.Header{Type: wire.Error, RequestID: h.RequestID, ErrorType: "ValueError"}, `{"errorType":"ValueError"}`)
+		g.next()
+	})
+	res, reusable := f.invoke(t, `{}`)
+	if string(res.Payload) != `{"errorType":"ValueError"}` || res.FunctionError != "Unhandled" || !reusable {
+		t.Errorf("got %s %s reusable %v", res.Payload, res.FunctionError, reusable)
+	}
+}
+
+func TestAnInitErrorIsToldToTheFirstCaller(t *testing.T) {
+	f := start(t, func(g *guest) {
+		g.say(g.invocations, wire.Header{Type: wire.InitError, ErrorType: "Runtime.ImportModuleError"}, `{"errorType":"Runtime.ImportModuleError"}`)
+		g.next()
+	})
+	res, reusable := f.invoke(t, `{}`)
+	if string(res.Payload) != `{"errorType":"Runtime.ImportModuleError"}` || res.FunctionError != "Unhandled" || reusable {
+		t.Errorf("got %s %s reusable %v", res.Payload, res.FunctionError, reusable)
+	}
+	if _, _, err := f.Invoke(t.Context(), kiln.Invocation{}); !errors.Is(err, fleet.ErrGone) {
+		t.Errorf("the second call: %v", err)
+	}
+}
+
+func TestAnInitThatTimesOutIsTriedAgainWithinTheCall(t *testing.T) {
+	tries := make(chan struct{}, 2)
+	f := start(t, func(g *guest) {
+		tries <- struct{}{}
+		if len(tries) == 2 {
+			g.serve()
+			return
+		}
+		g.next()
+	}, func(c *Config) { c.InitTimeout = 50 * time.Millisecond })
+	res, reusable := f.invoke(t, `"hi"`)
+	if string(res.Payload) != `"hi"` || !reusable {
+		t.Errorf("got %s %s", res.Payload, res.LogTail)
+	}
+	if !strings.Contains(f.book.String(), "INIT_REPORT Init Duration: 50.00 ms\tPhase: init\tStatus: timeout\n") {
+		t.Errorf("log %q", f.book)
+	}
+}
+
+func TestAnInitThatNeverEndsTimesOutWithTheCall(t *testing.T) {
+	f := start(t, func(g *guest) { g.next() }, func(c *Config) { c.InitTimeout = 20 * time.Millisecond }, timeout(50*time.Millisecond))
+	res, reusable := f.invoke(t, `{}`)
+	wantFailure(t, res, "Sandbox.Timedout", "Task timed out after 0.05 seconds")
+	if reusable {
+		t.Error("reusable")
+	}
+}
+
+func TestAnIdleEnvironmentIsFrozenAndThawedForTheNextCall(t *testing.T) {
+	f := start(t, (*guest).serve, func(c *Config) { c.FreezeAfter = time.Millisecond })
+	b := f.engine.boxes[0]
+	if !<-b.frozen {
+		t.Fatal("thawed first")
+	}
+	f.invoke(t, `{}`)
+	if <-b.frozen {
+		t.Error("frozen while a call ran")
+	}
+	if !<-b.frozen {
+		t.Error("not frozen again after the call")
+	}
+}
+
+func TestStopWaitsForTheInvocationThatRuns(t *testing.T) {
+	running, release := make(chan struct{}), make(chan struct{})
+	f := start(t, func(g *guest) {
+		g.ready()
+		h, _, _ := g.next()
+		close(running)
+		<-release
+		g.answer(h, "1")
+	})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		res, _, err := f.Invoke(t.Context(), kiln.Invocation{})
+		if err != nil || string(res.Payload) != "1" {
+			t.Errorf("got %s, %v", res.Payload, err)
+		}
+	})
+	<-running
+	wg.Go(func() {
+		if err := f.Stop(); err != nil {
+			t.Error(err)
+		}
+	})
+	close(release)
+	wg.Wait()
+	if f.State() != Stopped {
+		t.Errorf("state %v", f.State())
+	}
+	if _, _, err := f.Invoke(t.Context(), kiln.Invocation{}); !errors.Is(err, fleet.ErrGone) {
+		t.Errorf("after Stop: %v", err)
+	}
+}
+
+func TestAGuestThatSaysNothingIsAnErrorAndLeavesNothing(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	engine := &mute{cancel: cancel}
+	_, err := Start(ctx, Config{
+		Engine: engine, Version: &kiln.Version{}, Sink: func([]byte) {}, Log: slog.New(slog.DiscardHandler),
+	})
+	if err == nil || !engine.destroyed {
+		t.Errorf("error %v, destroyed %v", err, engine.destroyed)
+	}
+}
+
+// mute is an engine and a sandbox whose guest never speaks.
+type mute struct {
+	fakeBox
+	cancel    context.CancelFunc
+	files     []net.Conn
+	destroyed bool
+}
+
+func (m *mute) Start(_ context.Context, s sandbox.Spec) (sandbox.Sandbox, error) {
+	c, err := net.FileConn(s.Files[3])
+	m.files = append(m.files, c)
+	m.cancel()
+	return m, err
+}
+
+func (m *mute) Destroy() error {
+	m.destroyed = true
+	for _, c := range m.files {
+		c.Close()
+	}
+	return nil
+}
