@@ -21,7 +21,7 @@ var only = map[string][]string{
 	"github.com/cockroachdb/pebble": {"pebblestore"},
 	"github.com/opencontainers":     {"worker/sandbox/gvisor"},
 	"github.com/spf13/cobra":        {"cmd/kiln"},
-	"github.com/aws/aws-sdk-go-v2":  {"frontend/sigv4", "api/gen", "cmd/kiln", "bench"},
+	"github.com/aws/aws-sdk-go-v2":  {"frontend/sigv4", "api/internal/gen", "kilntest", "examples/run", "bench"},
 	"github.com/aws/smithy-go":      {"api/gen"},
 	"github.com/aws/aws-lambda-go":  {"examples/go", "bench"},
 	"github.com/google/uuid":        {"frontend", "cmd/kiln", "control"},

@@ -1,0 +1,45 @@
+# Two commands matter: `make run` starts a node and shows it work, `make test` runs every test.
+# gVisor's sentry needs a static binary, so bin/kiln is built without cgo; only our own tests use the race detector.
+
+GO ?= go
+BUILD = CGO_ENABLED=0 $(GO) build -trimpath
+
+.PHONY: run test build bench lint soak generate setup clean
+
+run: build
+	$(GO) run ./examples/run
+
+build: bin/kiln
+
+# The guest goes into bin/kiln, which is all that a node needs.
+bin/kiln: FORCE
+	$(BUILD) -ldflags '-s -w' -o worker/runtime/guest/kiln-guest ./cmd/kiln-guest
+	$(BUILD) -ldflags '-s -w' -o bin/kiln ./cmd/kiln
+
+.PHONY: FORCE
+FORCE:
+
+# Tests that drive a node use bin/kiln; the clients are those that users have.
+test: setup build lint
+	$(GO) test -race -timeout 14m ./...
+
+bench: build
+	$(GO) test -run "^$$" -bench . -benchtime 1x -timeout 30m ./bench
+
+soak: setup build
+	KILN_SOAK=1 $(GO) test -timeout 2h ./test/...
+
+lint:
+	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); if [ -n "$$unformatted" ]; then echo "gofmt would change:"; echo "$$unformatted"; exit 1; fi
+	$(GO) vet ./...
+	$(GO) tool staticcheck ./...
+	$(GO) test -count=1 -run TestImports .
+
+generate:
+	$(GO) generate ./...
+
+setup:
+	@sh scripts/setup.sh
+
+clean:
+	rm -rf bin worker/runtime/guest/kiln-guest

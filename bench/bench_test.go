@@ -1,0 +1,369 @@
+// Package bench measures a whole node and prints what it finds as tables. Run it with `make bench`.
+package bench
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"text/tabwriter"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	awsmiddleware "github.com/aws/aws-sdk-go-v2/aws/middleware"
+	"github.com/aws/aws-sdk-go-v2/credentials"
+	"github.com/aws/aws-sdk-go-v2/service/lambda"
+	"github.com/aws/aws-sdk-go-v2/service/lambda/types"
+	smithyhttp "github.com/aws/smithy-go/transport/http"
+
+	"kiln/kilntest"
+)
+
+const (
+	warmCalls = 3000
+	coldCalls = 15
+)
+
+// subject is a function under measurement: an echo.
+type subject struct {
+	name, runtime, handler string
+	zip                    func(testing.TB) []byte
+}
+
+var subjects = []subject{
+	{"Go", "provided.al2023", "bootstrap", func(t testing.TB) []byte { return kilntest.GoZip(t, "bench/echo") }},
+	{"Python", "python3.11", "index.handler", files("index.py", "def handler(event, context):\n    return event\n")},
+	{"Node.js", "nodejs20.x", "index.handler", files("index.mjs", "export const handler = async (event) => event;\n")},
+}
+
+func files(name, content string) func(testing.TB) []byte {
+	return func(t testing.TB) []byte { return kilntest.Zip(t, map[string]string{name: content}) }
+}
+
+func functionName(s subject) string { return strings.ToLower(strings.ReplaceAll(s.name, ".", "")) }
+
+// payload is 1 KB of JSON.
+var payload = []byte(`{"data":"` + strings.Repeat("x", 1024-11) + `"}`)
+
+func BenchmarkNode(b *testing.B) {
+	n := kilntest.Start(b)
+	for _, s := range subjects {
+		n.Deploy(b.Context(), kilntest.Function{Name: functionName(s), Runtime: s.runtime, Handler: s.handler, MemoryMB: 1769, Zip: s.zip(b)})
+	}
+	b.Run("warm", func(b *testing.B) { warm(b, n) })
+	b.Run("throughput", func(b *testing.B) { throughput(b, n) })
+	b.Run("thaw", func(b *testing.B) { thaw(b, n) })
+	b.Run("cold", func(b *testing.B) { cold(b, n) })
+	b.Run("memory", func(b *testing.B) { memory(b, n) })
+}
+
+func table(b *testing.B, header string) *tabwriter.Writer {
+	w := tabwriter.NewWriter(os.Stdout, 2, 8, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprintf(w, "\n%s\t\n", strings.ReplaceAll(header, " | ", "\t"))
+	b.Cleanup(func() { w.Flush() })
+	return w
+}
+
+// warm compares warm invocations with the same client's calls of a plain HTTP server, in turns.
+func warm(b *testing.B, n *kilntest.Node) {
+	w := table(b, "warm, 1 client, 1 KB | P50 ms | P90 ms | P99 ms | max ms | x plain HTTP (P50)")
+	plain := plainClient(b)
+	base := measure(b, plain, "plain", warmCalls)
+	row(w, "plain net/http echo", base, base)
+	for _, s := range subjects {
+		row(w, s.name, measure(b, n.Client(), functionName(s), warmCalls), base)
+	}
+}
+
+func row(w io.Writer, name string, d, base []time.Duration) {
+	fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%.1f\t\n", name, ms(at(d, 50)), ms(at(d, 90)), ms(at(d, 99)), ms(d[len(d)-1]), float64(at(d, 50))/float64(at(base, 50)))
+}
+
+func measure(b *testing.B, c *lambda.Client, function string, calls int) []time.Duration {
+	for range 50 {
+		invoke(b, c, function)
+	}
+	d := make([]time.Duration, calls)
+	for i := range d {
+		t := time.Now()
+		invoke(b, c, function)
+		d[i] = time.Since(t)
+	}
+	slices.Sort(d)
+	return d
+}
+
+func invoke(b *testing.B, c *lambda.Client, function string) *lambda.InvokeOutput {
+	out, err := c.Invoke(b.Context(), &lambda.InvokeInput{FunctionName: &function, Payload: payload})
+	if err != nil {
+		b.Fatal(err)
+	}
+	if out.FunctionError != nil || len(out.Payload) != len(payload) {
+		b.Fatalf("%s answered %.200s", function, out.Payload)
+	}
+	return out
+}
+
+// throughput reports calls per second at a number of clients.
+func throughput(b *testing.B, n *kilntest.Node) {
+	w := table(b, "throughput, calls/s (P99 ms) | 1 client | 4 clients | 16 clients")
+	for _, s := range subjects {
+		fmt.Fprintf(w, "%s\t", s.name)
+		for _, clients := range []int{1, 4, 16} {
+			rate, p99 := load(b, n, functionName(s), clients)
+			fmt.Fprintf(w, "%.0f (%s)\t", rate, ms(p99))
+		}
+		fmt.Fprintln(w)
+	}
+}
+
+func load(b *testing.B, n *kilntest.Node, function string, clients int) (perSecond float64, p99 time.Duration) {
+	const window = 3 * time.Second
+	run := func(d time.Duration) []time.Duration {
+		var mu sync.Mutex
+		var all []time.Duration
+		var wg sync.WaitGroup
+		end := time.Now().Add(d)
+		for range clients {
+			c := n.Client()
+			wg.Go(func() {
+				var mine []time.Duration
+				for time.Now().Before(end) {
+					t := time.Now()
+					invoke(b, c, function)
+					mine = append(mine, time.Since(t))
+				}
+				mu.Lock()
+				defer mu.Unlock()
+				all = append(all, mine...)
+			})
+		}
+		wg.Wait()
+		return all
+	}
+	run(window / 3) // environments for all clients
+	all := run(window)
+	slices.Sort(all)
+	return float64(len(all)) / window.Seconds(), at(all, 99)
+}
+
+// thaw compares a call of an environment that was frozen with one that follows at once.
+func thaw(b *testing.B, n *kilntest.Node) {
+	w := table(b, "after a pause of 50 ms | P50 ms | P99 ms | over warm, P50 ms")
+	for _, s := range subjects {
+		base := measure(b, n.Client(), functionName(s), 200)
+		c := n.Client()
+		d := make([]time.Duration, 100)
+		for i := range d {
+			<-time.After(50 * time.Millisecond)
+			t := time.Now()
+			invoke(b, c, functionName(s))
+			d[i] = time.Since(t)
+		}
+		slices.Sort(d)
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t\n", s.name, ms(at(d, 50)), ms(at(d, 99)), ms(at(d, 50)-at(base, 50)))
+	}
+}
+
+// cold makes each call a cold start by changing the function before it.
+func cold(b *testing.B, n *kilntest.Node) {
+	w := table(b, "cold start | P50 ms | P90 ms | sandbox | guest | init | handler")
+	for _, s := range subjects {
+		parts := map[string][]time.Duration{}
+		for i := range coldCalls {
+			retire(b, n, functionName(s), i)
+			t := time.Now()
+			out := invoke(b, n.Client(), functionName(s))
+			parts["total"] = append(parts["total"], time.Since(t))
+			for name, d := range serverTiming(out) {
+				parts[name] = append(parts[name], d)
+			}
+		}
+		for _, d := range parts {
+			slices.Sort(d)
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t", s.name, ms(at(parts["total"], 50)), ms(at(parts["total"], 90)))
+		for _, p := range []string{"sandbox", "guest", "init", "handler"} {
+			fmt.Fprintf(w, "%s\t", ms(at(parts[p], 50)))
+		}
+		fmt.Fprintln(w)
+	}
+}
+
+// retire changes a function's configuration, so that its environments end.
+func retire(b *testing.B, n *kilntest.Node, function string, i int) {
+	_, err := n.Client().UpdateFunctionConfiguration(b.Context(), &lambda.UpdateFunctionConfigurationInput{
+		FunctionName: &function, Environment: &types.Environment{Variables: map[string]string{"ROUND": strconv.Itoa(i)}},
+	})
+	if err != nil {
+		b.Fatal(err)
+	}
+	n.Active(b.Context(), function)
+}
+
+// serverTiming reads the parts of a call from its Server-Timing header (https://www.w3.org/TR/server-timing/).
+func serverTiming(out *lambda.InvokeOutput) map[string]time.Duration {
+	parts := map[string]time.Duration{}
+	raw, ok := awsmiddleware.GetRawResponse(out.ResultMetadata).(*smithyhttp.Response)
+	if !ok {
+		return parts
+	}
+	for _, metric := range strings.Split(raw.Header.Get("Server-Timing"), ",") {
+		name, dur, _ := strings.Cut(strings.TrimSpace(metric), ";dur=")
+		if f, err := strconv.ParseFloat(dur, 64); err == nil {
+			parts[name] = time.Duration(f * float64(time.Millisecond))
+		}
+	}
+	return parts
+}
+
+// memory reports the private memory of each process of an idle environment.
+func memory(b *testing.B, n *kilntest.Node) {
+	w := table(b, "idle environment, private MB | sandbox | gofer | others | sum")
+	for i, s := range subjects {
+		before := processes(n.Pid())
+		retire(b, n, functionName(s), coldCalls+i)
+		invoke(b, n.Client(), functionName(s))
+		<-time.After(50 * time.Millisecond)
+		var sandbox, gofer, others float64
+		for pid, name := range processes(n.Pid()) {
+			if _, old := before[pid]; old {
+				continue
+			}
+			switch mb := privateMB(pid); {
+			case strings.Contains(name, "sandbox"):
+				sandbox += mb
+			case strings.Contains(name, "gofer"):
+				gofer += mb
+			default:
+				others += mb
+			}
+		}
+		fmt.Fprintf(w, "%s\t%.1f\t%.1f\t%.1f\t%.1f\t\n", s.name, sandbox, gofer, others, sandbox+gofer+others)
+	}
+}
+
+// processes returns the descendants of a process by their first argument.
+func processes(root int) map[int]string {
+	parent := map[int]int{}
+	names := map[int]string{}
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		return nil
+	}
+	for _, e := range entries {
+		pid, err := strconv.Atoi(e.Name())
+		if err != nil {
+			continue
+		}
+		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+		if err != nil {
+			continue
+		}
+		_, rest, _ := strings.Cut(string(stat), ") ")
+		if f := strings.Fields(rest); len(f) > 1 {
+			parent[pid], _ = strconv.Atoi(f[1]) // a field that is no number leaves 0, which is nobody's child
+		}
+		cmdline, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+		if err == nil {
+			names[pid], _, _ = strings.Cut(string(cmdline), "\x00")
+		}
+	}
+	out := map[int]string{}
+	for pid := range parent {
+		for p := parent[pid]; p > 1; p = parent[p] {
+			if p == root {
+				out[pid] = names[pid]
+				break
+			}
+		}
+	}
+	return out
+}
+
+func privateMB(pid int) float64 {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", pid))
+	if err != nil {
+		return 0
+	}
+	kb := 0
+	for line := range strings.Lines(string(b)) {
+		if strings.HasPrefix(line, "Private_") {
+			if n, err := strconv.Atoi(strings.Fields(line)[1]); err == nil {
+				kb += n
+			}
+		}
+	}
+	return float64(kb) / 1024
+}
+
+// BenchmarkReady measures how long a node with 1,000 functions takes from its start until it serves.
+func BenchmarkReady(b *testing.B) {
+	n := kilntest.Start(b)
+	ctx := b.Context()
+	code := kilntest.Zip(b, map[string]string{"index.py": "def handler(event, context):\n    return event\n"})
+	var wg sync.WaitGroup
+	for w := range 8 {
+		wg.Go(func() {
+			for i := w; i < 1000; i += 8 {
+				create(ctx, b, n, fmt.Sprintf("f%d", i), code)
+			}
+		})
+	}
+	wg.Wait()
+	w := table(b, "kiln serve, 1,000 functions stored | ms until it serves")
+	for range 3 {
+		n.Kill()
+		t := time.Now()
+		n.Restart()
+		fmt.Fprintf(w, "after kill -9\t%s\t\n", ms(time.Since(t)))
+	}
+}
+
+func create(ctx context.Context, b *testing.B, n *kilntest.Node, name string, code []byte) {
+	_, err := n.Client().CreateFunction(ctx, &lambda.CreateFunctionInput{
+		FunctionName: &name, Role: aws.String(kilntest.Role), Runtime: "python3.11", Handler: aws.String("index.handler"),
+		Code: &types.FunctionCode{ZipFile: code},
+	})
+	if err != nil {
+		b.Error(err)
+	}
+}
+
+// plainClient is the same SDK client against a server that does nothing but echo.
+func plainClient(b *testing.B) *lambda.Client {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		b.Fatal(err)
+	}
+	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		var body bytes.Buffer
+		if _, err := body.ReadFrom(r.Body); err == nil {
+			w.Write(body.Bytes())
+		}
+	})}
+	var wg sync.WaitGroup
+	wg.Go(func() { srv.Serve(l) })
+	b.Cleanup(func() { srv.Close(); wg.Wait() })
+	return lambda.New(lambda.Options{
+		BaseEndpoint: aws.String("http://" + l.Addr().String()), Region: kilntest.Region, Retryer: aws.NopRetryer{},
+		Credentials: credentials.NewStaticCredentialsProvider(kilntest.AccessKey, kilntest.Secret, ""),
+	})
+}
+
+func at(sorted []time.Duration, percent int) time.Duration {
+	if len(sorted) == 0 {
+		return 0
+	}
+	return sorted[min(len(sorted)*percent/100, len(sorted)-1)]
+}
+
+func ms(d time.Duration) string { return fmt.Sprintf("%.2f", float64(d)/float64(time.Millisecond)) }

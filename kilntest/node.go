@@ -1,0 +1,208 @@
+// Package kilntest runs whole nodes inside tests: the real binary, real sandboxes, a folder of its own.
+package kilntest
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/credentials"
+	"github.com/aws/aws-sdk-go-v2/service/lambda"
+)
+
+// The identity that nodes of this package are given.
+const (
+	Account   = "123456789012"
+	AccessKey = "test"
+	Secret    = "test"
+	Region    = "us-east-1"
+	Role      = "arn:aws:iam::123456789012:role/lambda-role"
+)
+
+// startTimeout bounds how long a node may take until it serves.
+const startTimeout = 30 * time.Second
+
+// Node is one running kiln.
+type Node struct {
+	// Endpoint is the URL of the API.
+	Endpoint string
+	// Dir is the data directory. It outlives the process, so that a test can start another node on it.
+	Dir string
+
+	t    testing.TB
+	args []string
+	cmd  *exec.Cmd
+	wait func() error
+	out  *transcript
+}
+
+// Start runs a node in a new data directory until the test ends. args are added to `kiln serve`. The test is skipped on a machine
+// that cannot run sandboxes.
+func Start(t testing.TB, args ...string) *Node {
+	t.Helper()
+	if os.Getuid() != 0 {
+		t.Skip("sandboxes need root")
+	}
+	n := &Node{t: t, Dir: t.TempDir(), args: args}
+	n.Restart()
+	t.Cleanup(n.Stop)
+	return n
+}
+
+// Binary is the path of bin/kiln, which `make build` makes.
+func Binary(t testing.TB) string {
+	t.Helper()
+	path := filepath.Join(Root(t), "bin", "kiln")
+	if _, err := os.Stat(path); err != nil {
+		t.Fatalf("run `make build` first: %v", err)
+	}
+	return path
+}
+
+// Root is the module's directory.
+func Root(t testing.TB) string {
+	t.Helper()
+	dir, err := os.Getwd()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for {
+		if _, err := os.Stat(filepath.Join(dir, "go.mod")); err == nil {
+			return dir
+		}
+		if dir == filepath.Dir(dir) {
+			t.Fatal("the test does not run inside the module")
+		}
+		dir = filepath.Dir(dir)
+	}
+}
+
+// Restart starts the node's process, which must not be running, and waits until it serves.
+func (n *Node) Restart() {
+	n.t.Helper()
+	if n.cmd != nil {
+		n.t.Fatal("the node is running already")
+	}
+	args := append([]string{"serve", "--listen", "127.0.0.1:0", "--data", n.Dir, "--region", Region}, n.args...)
+	cmd := exec.Command(Binary(n.t), args...)
+	cmd.Env = append(os.Environ(), "KILN_ACCOUNT_ID="+Account, "KILN_ACCESS_KEY_ID="+AccessKey, "KILN_SECRET_ACCESS_KEY="+Secret)
+	n.out = newTranscript()
+	cmd.Stdout, cmd.Stderr = n.out, n.out
+	if err := cmd.Start(); err != nil {
+		n.t.Fatal(err)
+	}
+	n.cmd, n.wait = cmd, sync.OnceValue(cmd.Wait)
+	select {
+	case n.Endpoint = <-n.out.endpoint:
+	case <-time.After(startTimeout):
+		n.Kill()
+		n.t.Fatalf("the node does not serve after %v:\n%s", startTimeout, n.out)
+	}
+}
+
+// Pid is the process id of the node.
+func (n *Node) Pid() int { return n.cmd.Process.Pid }
+
+// Output is what the node has printed so far.
+func (n *Node) Output() string { return n.out.String() }
+
+// Kill ends the node's process with SIGKILL, as a crash would, and waits for it.
+func (n *Node) Kill() {
+	n.t.Helper()
+	if n.cmd == nil {
+		return
+	}
+	if err := n.cmd.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		n.t.Fatal(err)
+	}
+	n.wait() // the error is the signal
+	n.cmd = nil
+}
+
+// Stop ends the node with SIGTERM and fails the test if it does not end well.
+func (n *Node) Stop() {
+	n.t.Helper()
+	if n.cmd == nil {
+		return
+	}
+	if err := n.cmd.Process.Signal(syscall.SIGTERM); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		n.t.Fatal(err)
+	}
+	if err := n.wait(); err != nil {
+		n.t.Errorf("kiln ended with %v:\n%s", err, n.out)
+	}
+	n.cmd = nil
+}
+
+// Client returns an aws-sdk-go-v2 client of the node that does not retry, so that a test sees every answer.
+func (n *Node) Client() *lambda.Client {
+	return lambda.New(lambda.Options{
+		BaseEndpoint: aws.String(n.Endpoint), Region: Region, Retryer: aws.NopRetryer{},
+		Credentials: credentials.NewStaticCredentialsProvider(AccessKey, Secret, ""),
+	})
+}
+
+// Env is the environment in which the aws CLI and boto3 find the node and its credentials.
+func (n *Node) Env() []string {
+	return append(os.Environ(),
+		"AWS_ENDPOINT_URL="+n.Endpoint, "AWS_ENDPOINT_URL_LAMBDA="+n.Endpoint, "AWS_DEFAULT_REGION="+Region, "AWS_REGION="+Region,
+		"AWS_SHARED_CREDENTIALS_FILE="+filepath.Join(n.Dir, "credentials"), "AWS_CONFIG_FILE=/dev/null", "AWS_PAGER=", "AWS_MAX_ATTEMPTS=1",
+	)
+}
+
+// AWS runs the aws CLI against the node and returns what it printed.
+func (n *Node) AWS(ctx context.Context, args ...string) (string, error) {
+	cmd := exec.CommandContext(ctx, "/usr/bin/aws", append([]string{"--endpoint-url", n.Endpoint, "--output", "json"}, args...)...)
+	cmd.Env = n.Env()
+	out, err := cmd.CombinedOutput()
+	return string(out), err
+}
+
+var serving = regexp.MustCompile(`serving on (http://\S+)`)
+
+// transcript keeps a process's output and finds the endpoint in it.
+type transcript struct {
+	endpoint chan string // receives once
+
+	mu    sync.Mutex
+	b     bytes.Buffer // +checklocks:mu
+	found bool         // +checklocks:mu
+}
+
+func newTranscript() *transcript { return &transcript{endpoint: make(chan string, 1)} }
+
+// Write implements io.Writer.
+func (t *transcript) Write(p []byte) (int, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.b.Write(p)
+	if t.found {
+		return len(p), nil
+	}
+	s := bufio.NewScanner(bytes.NewReader(t.b.Bytes()))
+	for s.Scan() {
+		if m := serving.FindStringSubmatch(s.Text()); m != nil {
+			t.found = true
+			t.endpoint <- strings.TrimSpace(m[1])
+		}
+	}
+	return len(p), nil
+}
+
+// String returns all output so far.
+func (t *transcript) String() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.b.String()
+}

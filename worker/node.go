@@ -1,0 +1,205 @@
+// Package worker is a worker node: it starts, invokes and ends execution environments within the memory it may use.
+package worker
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+
+	"kiln"
+	"kiln/fleet"
+	"kiln/worker/environment"
+)
+
+// overheadMB is what an environment's sandbox needs beyond the function's own memory: its kernel and its file server.
+const overheadMB = 32
+
+// stopParallelism bounds how many environments are destroyed at a time while draining.
+const stopParallelism = 8
+
+// Preparer turns a version into what an environment needs to start: sandbox, runtime process, code. release is called when the
+// environment has ended. Errors are of the kinds that fleet.Worker.Start names.
+type Preparer interface {
+	Prepare(ctx context.Context, id fleet.EnvironmentID, v *kiln.Version) (cfg environment.Config, release func(), err error)
+}
+
+// Config says what a Node works with.
+type Config struct {
+	Preparer Preparer
+	// MemoryMB bounds the memory that all environments together are promised.
+	MemoryMB int
+	Log      *slog.Logger
+}
+
+// Node is a fleet.Worker. Run must be running.
+type Node struct {
+	cfg Config
+
+	mu           sync.Mutex
+	environments map[fleet.EnvironmentID]*resident // +checklocks:mu
+	reservedMB   int                               // +checklocks:mu
+	draining     bool                              // +checklocks:mu
+
+	// ends are environments being destroyed, which Run waits for.
+	ends sync.WaitGroup
+}
+
+// resident is an environment of this node.
+type resident struct {
+	*environment.Environment
+	memoryMB int
+	release  func()
+}
+
+var _ fleet.Worker = (*Node)(nil)
+
+// New returns a node without environments.
+func New(cfg Config) *Node {
+	return &Node{cfg: cfg, environments: make(map[fleet.EnvironmentID]*resident)}
+}
+
+// Start implements fleet.Worker.
+func (n *Node) Start(ctx context.Context, v *kiln.Version) (fleet.EnvironmentID, error) {
+	id := newID()
+	memory := v.MemoryMB + overheadMB
+	if err := n.reserve(memory); err != nil {
+		return "", err
+	}
+	r, err := n.start(ctx, id, v)
+	if err != nil {
+		n.unreserve(memory)
+		return "", err
+	}
+	r.memoryMB = memory
+	if !n.admit(id, r) {
+		n.end(id, r)
+		return "", errDraining()
+	}
+	return id, nil
+}
+
+func (n *Node) start(ctx context.Context, id fleet.EnvironmentID, v *kiln.Version) (*resident, error) {
+	cfg, release, err := n.cfg.Preparer.Prepare(ctx, id, v)
+	if err != nil {
+		return nil, err
+	}
+	e, err := environment.Start(ctx, cfg)
+	if err != nil {
+		release()
+		return nil, fmt.Errorf("start environment of %s: %w", v.Function, err)
+	}
+	return &resident{Environment: e, release: release}, nil
+}
+
+// Invoke implements fleet.Worker.
+func (n *Node) Invoke(ctx context.Context, id fleet.EnvironmentID, inv kiln.Invocation) (kiln.Result, bool, error) {
+	n.mu.Lock()
+	r := n.environments[id]
+	n.mu.Unlock()
+	if r == nil {
+		return kiln.Result{}, false, fleet.ErrGone
+	}
+	res, reusable, err := r.Invoke(ctx, inv)
+	if !reusable {
+		// The caller has its answer while the sandbox is destroyed.
+		n.ends.Go(func() { n.Stop(id) })
+	}
+	return res, reusable, err
+}
+
+// Stop implements fleet.Worker.
+func (n *Node) Stop(id fleet.EnvironmentID) {
+	n.mu.Lock()
+	r := n.environments[id]
+	delete(n.environments, id)
+	n.mu.Unlock()
+	if r != nil {
+		n.end(id, r)
+	}
+}
+
+// end destroys an environment that nobody can find any more, and gives back what it held.
+func (n *Node) end(id fleet.EnvironmentID, r *resident) {
+	if err := r.Environment.Stop(); err != nil {
+		n.cfg.Log.Error("stop environment", "environment", id, "err", err)
+	}
+	r.release()
+	n.unreserve(r.memoryMB)
+}
+
+// Run waits until ctx ends and then ends every environment. Invocations that run are waited for.
+func (n *Node) Run(ctx context.Context) error {
+	<-ctx.Done()
+	n.mu.Lock()
+	n.draining = true
+	ids := make(chan fleet.EnvironmentID, len(n.environments)) // filled here, before anybody reads
+	for id := range n.environments {
+		ids <- id
+	}
+	n.mu.Unlock()
+	close(ids)
+	for range stopParallelism {
+		n.ends.Go(func() {
+			for id := range ids {
+				n.Stop(id)
+			}
+		})
+	}
+	n.ends.Wait()
+	return nil
+}
+
+// Environments is how many environments there are.
+func (n *Node) Environments() int {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return len(n.environments)
+}
+
+func (n *Node) reserve(mb int) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.draining {
+		return errDraining()
+	}
+	if n.reservedMB+mb > n.cfg.MemoryMB {
+		return &kiln.Error{
+			Kind: kiln.Unavailable, Message: "The node has no memory left for another execution environment.",
+			Cause: fmt.Errorf("%d of %d MB are promised", n.reservedMB, n.cfg.MemoryMB),
+		}
+	}
+	n.reservedMB += mb
+	return nil
+}
+
+func (n *Node) unreserve(mb int) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.reservedMB -= mb
+}
+
+// admit makes an environment known, unless the node has begun to drain.
+func (n *Node) admit(id fleet.EnvironmentID, r *resident) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.draining {
+		return false
+	}
+	n.environments[id] = r
+	return true
+}
+
+func errDraining() error {
+	return &kiln.Error{Kind: kiln.Unavailable, Message: "The node is shutting down.", Cause: errors.New("worker drains")}
+}
+
+// newID returns a name that no environment had before: 128 random bits.
+func newID() fleet.EnvironmentID {
+	var b [16]byte
+	rand.Read(b[:]) // never fails: crypto/rand
+	return fleet.EnvironmentID(hex.EncodeToString(b[:]))
+}

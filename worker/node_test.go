@@ -1,0 +1,197 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"sync"
+	"testing"
+	"time"
+
+	"kiln"
+	"kiln/fleet"
+	"kiln/worker/environment"
+	"kiln/worker/sandbox"
+	"kiln/worker/wire"
+)
+
+// preparer prepares environments whose sandbox is a goroutine that echoes.
+type preparer struct {
+	mu       sync.Mutex
+	held     int
+	err      error
+	breakNow bool // the next runtime closes its line instead of answering
+}
+
+func (p *preparer) Prepare(_ context.Context, id fleet.EnvironmentID, v *kiln.Version) (environment.Config, func(), error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.err != nil {
+		return environment.Config{}, nil, p.err
+	}
+	p.held++
+	release := func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.held--
+	}
+	return environment.Config{
+		Engine: echoEngine{broken: p.breakNow}, Sandbox: sandbox.Spec{ID: string(id)}, Version: v,
+		Process: wire.Header{Args: []string{"runtime"}}, Sink: func([]byte) {}, Log: slog.New(slog.DiscardHandler),
+	}, release, nil
+}
+
+func (p *preparer) count() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.held
+}
+
+type echoEngine struct{ broken bool }
+
+type echoBox struct {
+	conns []net.Conn
+	done  chan struct{}
+	once  sync.Once
+	wg    sync.WaitGroup
+}
+
+func (e echoEngine) Start(_ context.Context, s sandbox.Spec) (sandbox.Sandbox, error) {
+	control, err1 := net.FileConn(s.Files[3])
+	invocations, err2 := net.FileConn(s.Files[4])
+	if err := errors.Join(err1, err2); err != nil {
+		return nil, err
+	}
+	b := &echoBox{conns: []net.Conn{control, invocations}, done: make(chan struct{})}
+	b.wg.Go(func() {
+		say(control, wire.Header{Type: wire.Hello}, nil)
+		wire.Read(control, 0)
+		say(control, wire.Header{Type: wire.Started}, nil)
+		say(invocations, wire.Header{Type: wire.Ready}, nil)
+		for {
+			h, body, err := wire.Read(invocations, kiln.MaxPayload)
+			if err != nil || e.broken {
+				io.Closer(invocations).Close()
+				return
+			}
+			say(invocations, wire.Header{Type: wire.Response, RequestID: h.RequestID}, body)
+		}
+	})
+	return b, nil
+}
+
+// say ignores what a peer that has ended causes: the reader of these tests sees the end.
+func say(c net.Conn, h wire.Header, body []byte) { wire.Write(c, h, body) }
+
+func (b *echoBox) Freeze() error                 { return nil }
+func (b *echoBox) Thaw() error                   { return nil }
+func (b *echoBox) SetCPUs(float64) error         { return nil }
+func (b *echoBox) Usage() (sandbox.Usage, error) { return sandbox.Usage{}, nil }
+func (b *echoBox) Done() <-chan struct{}         { return b.done }
+func (b *echoBox) Exit() sandbox.Exit            { return sandbox.Exit{} }
+func (b *echoBox) Destroy() error {
+	b.once.Do(func() {
+		for _, c := range b.conns {
+			c.Close()
+		}
+		close(b.done)
+	})
+	b.wg.Wait()
+	return nil
+}
+
+// running runs a node with room for two environments of 128 MB.
+func running(t *testing.T) (*Node, *preparer, func()) {
+	p := &preparer{}
+	n := New(Config{Preparer: p, MemoryMB: 2 * (128 + overheadMB), Log: slog.New(slog.DiscardHandler)})
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		if err := n.Run(ctx); err != nil {
+			t.Error(err)
+		}
+	})
+	end := sync.OnceFunc(func() { cancel(); wg.Wait() })
+	t.Cleanup(end)
+	return n, p, end
+}
+
+func version() *kiln.Version {
+	return &kiln.Version{Function: "f", Config: kiln.Config{MemoryMB: 128, Timeout: 10 * time.Second}}
+}
+
+func mustStart(t *testing.T, n *Node) fleet.EnvironmentID {
+	t.Helper()
+	id, err := n.Start(t.Context(), version())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return id
+}
+
+func TestAnEnvironmentIsInvokedByItsID(t *testing.T) {
+	n, _, _ := running(t)
+	id := mustStart(t, n)
+	res, reusable, err := n.Invoke(t.Context(), id, kiln.Invocation{ID: "r", Payload: []byte("1")})
+	if err != nil || !reusable || string(res.Payload) != "1" {
+		t.Errorf("got %s, %v, %v", res.Payload, reusable, err)
+	}
+	if _, _, err := n.Invoke(t.Context(), "another", kiln.Invocation{}); !errors.Is(err, fleet.ErrGone) {
+		t.Errorf("an unknown environment: %v", err)
+	}
+}
+
+func TestMemoryIsPromisedToNoMoreThanFit(t *testing.T) {
+	n, p, _ := running(t)
+	first := mustStart(t, n)
+	mustStart(t, n)
+	if _, err := n.Start(t.Context(), version()); kiln.KindOf(err) != kiln.Unavailable {
+		t.Fatalf("the third of two: %v", err)
+	}
+	n.Stop(first)
+	mustStart(t, n)
+	if p.count() != 2 {
+		t.Errorf("%d environments hold their code", p.count())
+	}
+}
+
+func TestAFailedStartGivesItsMemoryBack(t *testing.T) {
+	n, p, _ := running(t)
+	p.err = kiln.Errorf(kiln.InvalidRuntime, "no such runtime")
+	for range 5 {
+		if _, err := n.Start(t.Context(), version()); kiln.KindOf(err) != kiln.InvalidRuntime {
+			t.Fatalf("got %v", err)
+		}
+	}
+	p.err = nil
+	mustStart(t, n)
+}
+
+func TestWhatCannotBeUsedAgainEndsByItself(t *testing.T) {
+	n, p, end := running(t)
+	p.breakNow = true
+	id := mustStart(t, n)
+	res, reusable, err := n.Invoke(t.Context(), id, kiln.Invocation{ID: "r"})
+	if err != nil || reusable || res.FunctionError != "Unhandled" {
+		t.Errorf("got %+v, %v, %v", res, reusable, err)
+	}
+	end()
+	if n.Environments() != 0 || p.count() != 0 {
+		t.Errorf("%d environments and %d holds are left", n.Environments(), p.count())
+	}
+}
+
+func TestDrainingEndsEverythingAndTakesNothing(t *testing.T) {
+	n, p, end := running(t)
+	mustStart(t, n)
+	mustStart(t, n)
+	end()
+	if n.Environments() != 0 || p.count() != 0 || n.reservedMB != 0 {
+		t.Errorf("%d environments, %d holds, %d MB are left", n.Environments(), p.count(), n.reservedMB)
+	}
+	if _, err := n.Start(t.Context(), version()); kiln.KindOf(err) != kiln.Unavailable {
+		t.Errorf("a start while draining: %v", err)
+	}
+}
