@@ -34,14 +34,17 @@ const (
 
 // subject is a function under measurement: an echo.
 type subject struct {
-	name, runtime, handler string
-	zip                    func(testing.TB) []byte
+	name string
+	// runtime is the beginning of a runtime identifier.
+	runtime string
+	handler string
+	zip     func(testing.TB) []byte
 }
 
 var subjects = []subject{
 	{"Go", "provided.al2023", "bootstrap", func(t testing.TB) []byte { return kilntest.GoZip(t, "bench/echo") }},
-	{"Python", "python3.11", "index.handler", files("index.py", "def handler(event, context):\n    return event\n")},
-	{"Node.js", "nodejs20.x", "index.handler", files("index.mjs", "export const handler = async (event) => event;\n")},
+	{"Python", "python3", "index.handler", files("index.py", "def handler(event, context):\n    return event\n")},
+	{"Node.js", "nodejs", "index.handler", files("index.mjs", "export const handler = async (event) => event;\n")},
 }
 
 func files(name, content string) func(testing.TB) []byte {
@@ -56,7 +59,7 @@ var payload = []byte(`{"data":"` + strings.Repeat("x", 1024-11) + `"}`)
 func BenchmarkNode(b *testing.B) {
 	n := kilntest.Start(b)
 	for _, s := range subjects {
-		n.Deploy(b.Context(), kilntest.Function{Name: functionName(s), Runtime: s.runtime, Handler: s.handler, MemoryMB: 1769, Zip: s.zip(b)})
+		n.Deploy(b.Context(), kilntest.Function{Name: functionName(s), Runtime: n.Runtime(s.runtime), Handler: s.handler, MemoryMB: 1769, Zip: s.zip(b)})
 	}
 	b.Run("warm", func(b *testing.B) { warm(b, n) })
 	b.Run("throughput", func(b *testing.B) { throughput(b, n) })
@@ -330,7 +333,7 @@ func BenchmarkReady(b *testing.B) {
 
 func create(ctx context.Context, b *testing.B, n *kilntest.Node, name string, code []byte) {
 	_, err := n.Client().CreateFunction(ctx, &lambda.CreateFunctionInput{
-		FunctionName: &name, Role: aws.String(kilntest.Role), Runtime: "python3.11", Handler: aws.String("index.handler"),
+		FunctionName: &name, Role: aws.String(kilntest.Role), Runtime: types.Runtime(n.Runtime("python3")), Handler: aws.String("index.handler"),
 		Code: &types.FunctionCode{ZipFile: code},
 	})
 	if err != nil {

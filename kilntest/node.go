@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -111,8 +112,55 @@ func (n *Node) Restart() {
 	}
 }
 
+// Runtime is a runtime of the family, "python3" or "nodejs", that this machine has, the newest. The test is skipped if there is
+// none.
+func (n *Node) Runtime(family string) string {
+	n.t.Helper()
+	found := ""
+	for line := range strings.Lines(n.Output()) {
+		if rest, ok := strings.CutPrefix(line, "runtimes: "); ok {
+			for _, r := range strings.Fields(rest) {
+				if strings.HasPrefix(r, family) {
+					found = r
+				}
+			}
+		}
+	}
+	if found == "" {
+		n.t.Skipf("this machine has no %s", family)
+	}
+	return found
+}
+
 // Pid is the process id of the node.
 func (n *Node) Pid() int { return n.cmd.Process.Pid }
+
+// IsAncestor reports whether pid descends from the node.
+func (n *Node) IsAncestor(pid int) bool {
+	for pid > 1 {
+		if pid == n.Pid() {
+			return true
+		}
+		stat, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "stat"))
+		if err != nil {
+			return false
+		}
+		// The command, in parentheses, may hold anything; what follows it is fixed: state, parent.
+		fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
+		if pid, err = strconv.Atoi(fields[1]); err != nil {
+			return false
+		}
+	}
+	return false
+}
+
+// Second tries to run another node on the same data and returns what it printed.
+func (n *Node) Second(ctx context.Context) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	out, err := exec.CommandContext(ctx, Binary(n.t), "serve", "--listen", "127.0.0.1:0", "--data", n.Dir).CombinedOutput()
+	return string(out), err
+}
 
 // Output is what the node has printed so far.
 func (n *Node) Output() string { return n.out.String() }

@@ -57,7 +57,7 @@ func GoZip(t testing.TB, dir string) []byte {
 // Function says what Deploy creates; zero fields mean the defaults in the comments.
 type Function struct {
 	Name string
-	// Runtime is python3.11 if empty, which Debian 12 has.
+	// Runtime is the machine's newest Python if empty.
 	Runtime string
 	// Handler is index.handler if empty.
 	Handler string
@@ -72,9 +72,12 @@ type Function struct {
 // Deploy creates a function and waits until it is active.
 func (n *Node) Deploy(ctx context.Context, f Function) {
 	n.t.Helper()
+	if f.Runtime == "" {
+		f.Runtime = n.Runtime("python3")
+	}
 	in := &lambda.CreateFunctionInput{
 		FunctionName: aws.String(f.Name), Role: aws.String(Role), Code: &types.FunctionCode{ZipFile: f.Zip},
-		Runtime: types.Runtime(orDefault(f.Runtime, "python3.11")), Handler: aws.String(orDefault(f.Handler, "index.handler")),
+		Runtime: types.Runtime(f.Runtime), Handler: aws.String(orDefault(f.Handler, "index.handler")),
 		MemorySize: aws.Int32(orDefault(f.MemoryMB, 512)), Timeout: aws.Int32(orDefault(f.Timeout, 10)),
 	}
 	if f.Env != nil {
