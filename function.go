@@ -119,7 +119,10 @@ type Function struct {
 	Latest Version
 	// LastPublished is the highest version number given out so far, 0 if none. Numbers are never used twice.
 	LastPublished int
-	Tags          map[string]string
+	// Published is the digest of the Config that LastPublished was made of: while $LATEST has the same, there is nothing to
+	// publish.
+	Published Digest
+	Tags      map[string]string
 }
 
 // Clone returns a copy of f that shares no map with it.

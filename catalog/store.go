@@ -5,6 +5,7 @@ package catalog
 import (
 	"context"
 	"errors"
+	"fmt"
 
 	"kiln"
 )
@@ -67,9 +68,10 @@ func FunctionKey(a kiln.AccountID, f kiln.FunctionName) Key {
 	return Key(string(a) + "/function/" + string(f))
 }
 
-// VersionKey is where the published kiln.Version q of a function is stored, as JSON. id is kiln.Function.ID.
-func VersionKey(a kiln.AccountID, f kiln.FunctionName, id string, q kiln.Qualifier) Key {
-	return VersionPrefix(a, f, id) + Key(q)
+// VersionKey is where the published kiln.Version number n of a function is stored, as JSON. id is kiln.Function.ID. The keys of
+// a function's versions sort by their numbers.
+func VersionKey(a kiln.AccountID, f kiln.FunctionName, id string, n int) Key {
+	return VersionPrefix(a, f, id) + Key(fmt.Sprintf("%010d", n))
 }
 
 // VersionPrefix is the prefix of all published versions of the function with that ID.

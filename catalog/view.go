@@ -1,0 +1,259 @@
+package catalog
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"fmt"
+	"iter"
+	"log/slog"
+	"strings"
+	"sync"
+
+	"kiln"
+	"kiln/catalog/ref"
+)
+
+// ViewConfig says what a View shows and to whom it tells changes.
+type ViewConfig struct {
+	Store Store
+	// Region appears in the ARNs of errors.
+	Region kiln.Region
+	// Retired is called with each deployment that is no longer current, because its function was changed or deleted or its
+	// version deleted. It is called by Run, one call at a time; while it blocks, the View gets no newer. Nil means nobody asks.
+	Retired func(ctx context.Context, deployment string)
+	// Log gets records that cannot be read. Nil means nobody asks.
+	Log *slog.Logger
+}
+
+// View is the data plane's memory of the catalog: every version that can be invoked, and every access key. It keeps answering
+// from what it has when the store is gone. It is safe for concurrent use, and empty until Run has filled it.
+type View struct {
+	cfg    ViewConfig
+	synced chan struct{}
+	once   sync.Once // closes synced
+
+	mu   sync.RWMutex
+	live *index // +checklocks:mu
+}
+
+// NewView returns an empty View. Run fills it.
+func NewView(cfg ViewConfig) *View {
+	if cfg.Retired == nil {
+		cfg.Retired = func(context.Context, string) {}
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	return &View{cfg: cfg, synced: make(chan struct{}), live: newIndex()}
+}
+
+// Synced is closed when the View has everything that was stored when Run began.
+func (v *View) Synced() <-chan struct{} { return v.synced }
+
+// Run keeps the View up to date until ctx ends or the store fails, and returns why. It may be run again: meanwhile, and until the
+// new run has read everything, the View answers as before.
+func (v *View) Run(ctx context.Context) error {
+	fresh := newIndex()
+	err := v.cfg.Store.Watch(ctx, "", func(e Event) error {
+		switch {
+		case e.Synced:
+			v.replace(ctx, fresh)
+			fresh = nil
+		case fresh != nil:
+			v.report(e, fresh.apply(e).err)
+		default:
+			v.update(ctx, e)
+		}
+		return nil
+	})
+	return fmt.Errorf("watch the catalog: %w", err)
+}
+
+// replace makes fresh what the View answers from.
+func (v *View) replace(ctx context.Context, fresh *index) {
+	v.mu.Lock()
+	old := v.live
+	v.live = fresh
+	v.mu.Unlock()
+	v.once.Do(func() { close(v.synced) })
+	current := make(map[string]bool)
+	for d := range fresh.deployments() {
+		current[d] = true
+	}
+	for d := range old.deployments() {
+		if !current[d] {
+			v.cfg.Retired(ctx, d)
+		}
+	}
+}
+
+func (v *View) update(ctx context.Context, e Event) {
+	v.mu.Lock()
+	c := v.live.apply(e)
+	v.mu.Unlock()
+	v.report(e, c.err)
+	if c.retired != "" {
+		v.cfg.Retired(ctx, c.retired)
+	}
+}
+
+// report logs a record that cannot be read. The View goes on without it: one broken record must not cost everybody the rest.
+func (v *View) report(e Event, err error) {
+	if err != nil {
+		v.cfg.Log.Error("unreadable record in the catalog", "key", e.Key, "err", err)
+	}
+}
+
+// Resolve returns the version that q selects of a function; an empty q means LatestVersion. The version is shared: nobody may
+// change it, and it lacks its Description, which nothing that runs it needs. The error is AWS's ResourceNotFound.
+func (v *View) Resolve(a kiln.AccountID, f kiln.FunctionName, q kiln.Qualifier) (*kiln.Version, error) {
+	q = cmp.Or(q, kiln.LatestVersion)
+	v.mu.RLock()
+	found := v.live.resolve(functionID{a, f}, q)
+	v.mu.RUnlock()
+	if found == nil {
+		return nil, ref.Ref{Account: a, Name: f, Qualifier: q}.NotFound(v.cfg.Region)
+	}
+	return found, nil
+}
+
+// AccessKey returns the access key of that ID.
+func (v *View) AccessKey(id string) (AccessKey, bool) {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	k, ok := v.live.accessKeys[id]
+	return k, ok
+}
+
+// index holds the records that a View answers from. A version appears whether its function is known or not, for records arrive
+// in any order; it resolves only through its function.
+type index struct {
+	functions  map[functionID]function
+	versions   map[Key]*kiln.Version
+	accessKeys map[string]AccessKey
+}
+
+type functionID struct {
+	account kiln.AccountID
+	name    kiln.FunctionName
+}
+
+type function struct {
+	id     string
+	latest *kiln.Version
+}
+
+func newIndex() *index {
+	return &index{
+		functions:  make(map[functionID]function),
+		versions:   make(map[Key]*kiln.Version),
+		accessKeys: make(map[string]AccessKey),
+	}
+}
+
+// change is what applying an event did: the deployment that it made obsolete, "" if none, or why the record cannot be read.
+type change struct {
+	retired string
+	err     error
+}
+
+func (x *index) apply(e Event) change {
+	account, rest, _ := strings.Cut(string(e.Key), "/")
+	kind, name, _ := strings.Cut(rest, "/")
+	switch kind {
+	case "function":
+		return x.applyFunction(functionID{kiln.AccountID(account), kiln.FunctionName(name)}, e.Value)
+	case "version":
+		return x.applyVersion(e.Key, e.Value)
+	case "accesskey":
+		return x.applyAccessKey(AccessKey{ID: name, Account: kiln.AccountID(account)}, e.Value)
+	}
+	return change{}
+}
+
+func (x *index) applyFunction(id functionID, value []byte) change {
+	old := x.functions[id].latest
+	if value == nil {
+		delete(x.functions, id)
+		return change{retired: superseded(old, nil)}
+	}
+	var f kiln.Function
+	if err := json.Unmarshal(value, &f); err != nil {
+		return change{err: err}
+	}
+	latest := compact(f.Latest)
+	x.functions[functionID{latest.Account, latest.Function}] = function{f.ID, latest}
+	return change{retired: superseded(old, latest)}
+}
+
+func (x *index) applyVersion(k Key, value []byte) change {
+	old := x.versions[k]
+	if value == nil {
+		delete(x.versions, k)
+		return change{retired: superseded(old, nil)}
+	}
+	var v kiln.Version
+	if err := json.Unmarshal(value, &v); err != nil {
+		return change{err: err}
+	}
+	x.versions[k] = compact(v)
+	return change{retired: superseded(old, x.versions[k])}
+}
+
+func (x *index) applyAccessKey(owner AccessKey, value []byte) change {
+	if value == nil {
+		delete(x.accessKeys, owner.ID)
+		return change{}
+	}
+	k := AccessKey{}
+	if err := json.Unmarshal(value, &k); err != nil {
+		return change{err: err}
+	}
+	if k.ID != owner.ID || k.Account != owner.Account {
+		return change{err: fmt.Errorf("access key of account %q under the name of another", k.Account)}
+	}
+	x.accessKeys[k.ID] = k
+	return change{}
+}
+
+func superseded(old, current *kiln.Version) string {
+	if old == nil || current != nil && current.Deployment == old.Deployment {
+		return ""
+	}
+	return old.Deployment
+}
+
+func (x *index) resolve(id functionID, q kiln.Qualifier) *kiln.Version {
+	f, ok := x.functions[id]
+	if !ok || q == kiln.LatestVersion {
+		return f.latest
+	}
+	n, ok := ref.Number(q)
+	if !ok {
+		return nil
+	}
+	return x.versions[VersionKey(id.account, id.name, f.id, n)]
+}
+
+// deployments yields the deployment of every version.
+func (x *index) deployments() iter.Seq[string] {
+	return func(yield func(string) bool) {
+		for _, f := range x.functions {
+			if !yield(f.latest.Deployment) {
+				return
+			}
+		}
+		for _, v := range x.versions {
+			if !yield(v.Deployment) {
+				return
+			}
+		}
+	}
+}
+
+// compact returns v without what the data plane does not need.
+func compact(v kiln.Version) *kiln.Version {
+	v.Description = ""
+	return &v
+}
