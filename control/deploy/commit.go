@@ -1,0 +1,190 @@
+package deploy
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"kiln"
+	"kiln/catalog"
+	"kiln/catalog/ref"
+)
+
+// maxAttempts bounds how often an operation begins anew because others changed the function at the same time. Each time one of
+// them succeeds.
+const maxAttempts = 16
+
+var errOutcomeUnknown = errors.New("commit with unknown outcome")
+
+// write is a record to write. One without a value deletes the record.
+type write struct {
+	key   catalog.Key
+	at    catalog.Revision
+	value any
+	// version is the version in the value, and function the kiln.Function.ID that it belongs to.
+	version  *kiln.Version
+	function string
+}
+
+func functionWrite(f *kiln.Function, at catalog.Revision) write {
+	v := &f.Latest
+	return write{key: catalog.FunctionKey(v.Account, v.Function), at: at, value: f, version: v, function: f.ID}
+}
+
+// versionWrite writes v, the new version number n of the function with that ID.
+func versionWrite(v kiln.Version, function string, n int) write {
+	return write{key: catalog.VersionKey(v.Account, v.Function, function, n), value: v, version: &v, function: function}
+}
+
+// code is what the record will refer to.
+func (w write) code() object { return object{w.version.Account, w.version.Code.Digest} }
+
+// entry is what the inventory is to know of the record once it was committed.
+func (w write) entry(revision catalog.Revision) *entry {
+	if w.value == nil {
+		return &entry{revision: revision, deleted: true}
+	}
+	e := entryOf(w.version, w.function, revision)
+	return &e
+}
+
+// commit makes all writes or none. It returns catalog.ErrConflict if nothing was written because a record has changed, and
+// errOutcomeUnknown if something may have been written. It does not end with ctx once it has begun, because then nobody would
+// know.
+func (s *Service) commit(ctx context.Context, writes ...write) (catalog.Revision, error) {
+	changes, err := encode(writes)
+	if err != nil {
+		return 0, err
+	}
+	if err := s.enter(ctx, writes); err != nil {
+		return 0, err
+	}
+	revision, err := s.cfg.Store.Commit(context.WithoutCancel(ctx), changes...)
+	if err != nil && !errors.Is(err, catalog.ErrConflict) {
+		return 0, fmt.Errorf("%w: %w", errOutcomeUnknown, err) // the inventory keeps what enter has told it
+	}
+	for _, w := range writes {
+		if err != nil {
+			s.leave(w, nil)
+		} else {
+			s.leave(w, w.entry(revision))
+		}
+	}
+	return revision, err
+}
+
+// enter tells the inventory what is about to be written.
+func (s *Service) enter(ctx context.Context, writes []write) error {
+	for i, w := range writes {
+		if w.value != nil {
+			if err := s.inventory.hold(ctx, w.code()); err != nil {
+				for _, entered := range writes[:i] {
+					s.leave(entered, nil)
+				}
+				return fmt.Errorf("hold code: %w", err)
+			}
+		}
+		s.inventory.enter(w.key)
+	}
+	return nil
+}
+
+// leave tells the inventory what became of w: e, or nothing if that is nil. The code is let go only when e is counted.
+func (s *Service) leave(w write, e *entry) {
+	s.forget(s.inventory.leave(w.key, e))
+	if w.value != nil {
+		s.forget(s.inventory.release(w.code()))
+	}
+}
+
+func encode(writes []write) ([]catalog.Change, error) {
+	changes := make([]catalog.Change, len(writes))
+	for i, w := range writes {
+		changes[i] = catalog.Change{Key: w.key, If: w.at}
+		if w.value == nil {
+			continue
+		}
+		text, err := json.Marshal(w.value)
+		if err != nil {
+			return nil, fmt.Errorf("encode %s: %w", w.key, err)
+		}
+		changes[i].Value = text
+	}
+	return changes, nil
+}
+
+// find reads the function that r names. It fails with AWS's ResourceNotFound, which names r as the caller did.
+func (s *Service) find(ctx context.Context, r ref.Ref) (*kiln.Function, catalog.Revision, error) {
+	record, err := s.cfg.Store.Get(ctx, catalog.FunctionKey(r.Account, r.Name))
+	if err != nil {
+		return nil, 0, fmt.Errorf("read function %s: %w", r.Name, err)
+	}
+	if record.Revision == 0 {
+		return nil, 0, r.NotFound(s.cfg.Region)
+	}
+	var f kiln.Function
+	if err := json.Unmarshal(record.Value, &f); err != nil {
+		return nil, 0, fmt.Errorf("read function %s: %w", r.Name, err)
+	}
+	return &f, record.Revision, nil
+}
+
+// change lets decide change the function that r names and say what else to write with it, and writes all that. It begins anew with
+// the new function when somebody else has changed it.
+func (s *Service) change(ctx context.Context, r ref.Ref, decide func(*kiln.Function) ([]write, error)) error {
+	for range maxAttempts {
+		f, at, err := s.find(ctx, r)
+		if err != nil {
+			return err
+		}
+		more, err := decide(f)
+		if err != nil {
+			return err
+		}
+		_, err = s.commit(ctx, append(more, functionWrite(f, at))...)
+		if !errors.Is(err, catalog.ErrConflict) {
+			return err
+		}
+	}
+	return inProgress(r, s.cfg.Region)
+}
+
+// findVersion reads the version that r names: $LATEST if r has no qualifier.
+func (s *Service) findVersion(ctx context.Context, r ref.Ref) (*kiln.Function, *kiln.Version, error) {
+	f, _, err := s.find(ctx, r)
+	if err != nil {
+		return nil, nil, err
+	}
+	if r.Qualifier == "" || r.Qualifier == kiln.LatestVersion {
+		return f, &f.Latest, nil
+	}
+	n, ok := ref.Number(r.Qualifier)
+	if !ok {
+		return nil, nil, r.NotFound(s.cfg.Region)
+	}
+	v, _, err := s.published(ctx, f, n)
+	if err != nil {
+		return nil, nil, err
+	}
+	if v == nil {
+		return nil, nil, r.NotFound(s.cfg.Region)
+	}
+	return f, v, nil
+}
+
+// published reads version n of f, nil if there is none.
+func (s *Service) published(ctx context.Context, f *kiln.Function, n int) (*kiln.Version, catalog.Revision, error) {
+	record, err := s.cfg.Store.Get(ctx, catalog.VersionKey(f.Latest.Account, f.Latest.Function, f.ID, n))
+	if err != nil {
+		return nil, 0, fmt.Errorf("read version %d of %s: %w", n, f.Latest.Function, err)
+	}
+	if record.Revision == 0 {
+		return nil, 0, nil
+	}
+	var v kiln.Version
+	if err := json.Unmarshal(record.Value, &v); err != nil {
+		return nil, 0, fmt.Errorf("read version %d of %s: %w", n, f.Latest.Function, err)
+	}
+	return &v, record.Revision, nil
+}

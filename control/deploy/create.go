@@ -1,0 +1,160 @@
+package deploy
+
+import (
+	"context"
+	"errors"
+
+	"kiln"
+	"kiln/api"
+	"kiln/catalog"
+	"kiln/catalog/ref"
+	"kiln/internal/constraint"
+)
+
+const maxName = 64
+
+func createEnforces() []api.Enforced {
+	return append(append(members("FunctionName", "Publish", "Tags"), settingsEnforces()...),
+		api.Enforced{Path: "Code.ZipFile"},
+		api.Enforced{Path: "PackageType", Note: "Zip only"},
+		api.Enforced{Path: "Architectures", Note: architecture + " only"},
+	)
+}
+
+func settingsOfCreate(in *api.CreateFunctionRequest) settings {
+	return settings{
+		role: in.Role, handler: in.Handler, description: in.Description, runtime: in.Runtime, timeout: in.Timeout, memory: in.MemorySize,
+		environment: in.Environment, storage: in.EphemeralStorage, tracing: in.TracingConfig, snapStart: in.SnapStart,
+		logging: in.LoggingConfig, vpc: in.VpcConfig, kmsKey: in.KMSKeyArn, deadLetter: in.DeadLetterConfig,
+	}
+}
+
+func (s *Service) createFunction(ctx context.Context, c api.Caller, in *api.CreateFunctionRequest) (*api.FunctionConfiguration, error) {
+	r, err := s.readCreate(c, in)
+	if err != nil {
+		return nil, err
+	}
+	cfg, err := newConfig(r.Name, in)
+	if err != nil {
+		return nil, err
+	}
+	if err := checkTags(in.Tags); err != nil {
+		return nil, err
+	}
+	if err := checkZip(in.Code.ZipFile); err != nil {
+		return nil, err
+	}
+	if err := s.checkAbsent(ctx, r); err != nil {
+		return nil, err
+	}
+	var created *kiln.Version
+	err = s.withCode(ctx, r.Account, in.Code.ZipFile, func(code kiln.Code) error {
+		cfg.Code = code
+		var err error
+		created, err = s.commitCreate(ctx, s.newFunction(r, cfg, in.Tags), in.Publish)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return configuration(created, r.ARN(s.cfg.Region)), nil
+}
+
+// readCreate checks a request by AWS's model and reads the reference in it.
+func (s *Service) readCreate(c api.Caller, in *api.CreateFunctionRequest) (ref.Ref, error) {
+	reader := s.reader(c, api.CreateFunction, ref.Plain)
+	var v constraint.Violations
+	reader.Check(&v, in.FunctionName, nil)
+	if in.Role == nil {
+		v.Missing("role")
+	}
+	if in.Code == nil {
+		v.Missing("code")
+	}
+	if in.PackageType != nil {
+		v.Enum("packageType", *in.PackageType, "Zip", "Image")
+	}
+	settingsOfCreate(in).check(&v)
+	checkArchitectures(&v, in.Architectures)
+	if err := validation(&v); err != nil {
+		return ref.Ref{}, err
+	}
+	r, err := reader.Resolve(*in.FunctionName, nil)
+	if err != nil {
+		return ref.Ref{}, err
+	}
+	if len(r.Name) > maxName {
+		v.Length("functionName", string(r.Name), 1, maxName)
+		return ref.Ref{}, kiln.Errorf(kiln.InvalidParameterValue, "%s", v.Message())
+	}
+	return r, wholeFunction(r)
+}
+
+// newConfig returns the configuration of a new function, without its code.
+func newConfig(name kiln.FunctionName, in *api.CreateFunctionRequest) (kiln.Config, error) {
+	cfg := kiln.Config{
+		Architecture: architecture,
+		Timeout:      kiln.DefaultTimeout,
+		MemoryMB:     kiln.DefaultMemoryMB,
+		EphemeralMB:  kiln.MinEphemeralMB,
+		LogGroup:     "/aws/lambda/" + string(name),
+	}
+	if given(in.PackageType, "Zip") {
+		return cfg, unsupported("PackageType Image: give it a zip file")
+	}
+	if in.Runtime == nil || in.Handler == nil {
+		return cfg, kiln.Errorf(kiln.InvalidParameterValue, "Runtime and Handler are mandatory parameters for functions created with deployment packages.")
+	}
+	if err := applyArchitectures(&cfg, in.Architectures); err != nil {
+		return cfg, err
+	}
+	return cfg, settingsOfCreate(in).apply(&cfg)
+}
+
+// checkAbsent spares storing the code of a function that is there already. It decides nothing: the commit does.
+func (s *Service) checkAbsent(ctx context.Context, r ref.Ref) error {
+	_, _, err := s.find(ctx, r)
+	switch {
+	case err == nil:
+		return exists(r)
+	case kiln.KindOf(err) == kiln.ResourceNotFound:
+		return nil
+	}
+	return err
+}
+
+func exists(r ref.Ref) error {
+	return kiln.Errorf(kiln.ResourceConflict, "Function already exist: %s", r.Name)
+}
+
+func (s *Service) newFunction(r ref.Ref, cfg kiln.Config, tags map[string]string) *kiln.Function {
+	f := &kiln.Function{
+		ID: s.cfg.NewID(),
+		Latest: kiln.Version{
+			Account: r.Account, Function: r.Name, Qualifier: kiln.LatestVersion, Config: cfg,
+			RevisionID: s.cfg.NewID(), Deployment: s.cfg.NewID(), LastModified: s.cfg.Now(),
+		},
+		Tags: tags,
+	}
+	beginCreate(&f.Latest)
+	return f
+}
+
+// commitCreate writes a new function, with its first version if publish says so, and returns what the caller is told of.
+func (s *Service) commitCreate(ctx context.Context, f *kiln.Function, publish *bool) (*kiln.Version, error) {
+	created := &f.Latest
+	var writes []write
+	if isTrue(publish) {
+		v := s.nextVersion(f, nil)
+		beginCreate(&v)
+		created = &v
+		writes = append(writes, versionWrite(v, f.ID, f.LastPublished))
+	}
+	_, err := s.commit(ctx, append(writes, functionWrite(f, 0))...)
+	if errors.Is(err, catalog.ErrConflict) {
+		return nil, exists(ref.Ref{Name: f.Latest.Function})
+	}
+	return created, err
+}
+
+func isTrue(b *bool) bool { return b != nil && *b }

@@ -1,0 +1,125 @@
+package deploy
+
+import (
+	"context"
+
+	"kiln"
+	"kiln/api"
+	"kiln/catalog/ref"
+	"kiln/internal/constraint"
+)
+
+func (s *Service) getFunction(ctx context.Context, c api.Caller, in *api.GetFunctionRequest) (*api.GetFunctionResponse, error) {
+	r, err := s.reader(c, api.GetFunction, ref.Namespaced).Read(in.FunctionName, in.Qualifier)
+	if err != nil {
+		return nil, err
+	}
+	f, v, err := s.findVersion(ctx, r)
+	if err != nil {
+		return nil, err
+	}
+	out := &api.GetFunctionResponse{
+		Configuration: configuration(v, r.ARN(s.cfg.Region)),
+		Code:          &api.FunctionCodeLocation{RepositoryType: new("S3"), Location: new(s.cfg.CodeURL(v.Account, v.Code.Digest))},
+	}
+	if len(f.Tags) > 0 {
+		out.Tags = f.Tags
+	}
+	return out, nil
+}
+
+func (s *Service) getFunctionConfiguration(ctx context.Context, c api.Caller, in *api.GetFunctionConfigurationRequest) (*api.FunctionConfiguration, error) {
+	r, err := s.reader(c, api.GetFunctionConfiguration, ref.Namespaced).Read(in.FunctionName, in.Qualifier)
+	if err != nil {
+		return nil, err
+	}
+	_, v, err := s.findVersion(ctx, r)
+	if err != nil {
+		return nil, err
+	}
+	return configuration(v, r.ARN(s.cfg.Region)), nil
+}
+
+func (s *Service) getFunctionConcurrency(ctx context.Context, c api.Caller, in *api.GetFunctionConcurrencyRequest) (*api.GetFunctionConcurrencyResponse, error) {
+	r, err := s.readUnqualified(c, api.GetFunctionConcurrency, ref.Plain, in.FunctionName)
+	if err != nil {
+		return nil, err
+	}
+	if _, _, err := s.find(ctx, r); err != nil {
+		return nil, err
+	}
+	return &api.GetFunctionConcurrencyResponse{}, nil
+}
+
+// getFunctionCodeSigningConfig answers as AWS does of a function without one.
+func (s *Service) getFunctionCodeSigningConfig(ctx context.Context, c api.Caller, in *api.GetFunctionCodeSigningConfigRequest) (*api.GetFunctionCodeSigningConfigResponse, error) {
+	r, err := s.readUnqualified(c, api.GetFunctionCodeSigningConfig, ref.Namespaced, in.FunctionName)
+	if err != nil {
+		return nil, err
+	}
+	if _, _, err := s.find(ctx, r); err != nil {
+		return nil, err
+	}
+	return &api.GetFunctionCodeSigningConfigResponse{FunctionName: new(string(r.Name))}, nil
+}
+
+// getFunctionEventInvokeConfig answers as AWS does of a function without one, whether the function exists or not.
+func (s *Service) getFunctionEventInvokeConfig(_ context.Context, c api.Caller, in *api.GetFunctionEventInvokeConfigRequest) (*api.FunctionEventInvokeConfig, error) {
+	r, err := s.reader(c, api.GetFunctionEventInvokeConfig, ref.Namespaced).Read(in.FunctionName, in.Qualifier)
+	if err != nil {
+		return nil, err
+	}
+	if r.Qualifier == "" {
+		r.Qualifier = kiln.LatestVersion
+	}
+	return nil, kiln.Errorf(kiln.ResourceNotFound, "The function %s doesn't have an EventInvokeConfig", r.ARN(s.cfg.Region))
+}
+
+var urlQualifierPattern = constraint.MustPattern(`[0-9a-zA-Z-_]+`)
+
+// getFunctionURLConfig answers as AWS does of a function without one, whether the function exists or not.
+func (s *Service) getFunctionURLConfig(_ context.Context, c api.Caller, in *api.GetFunctionUrlConfigRequest) (*api.GetFunctionUrlConfigResponse, error) {
+	reader := s.reader(c, api.GetFunctionUrlConfig, ref.Plain)
+	var v constraint.Violations
+	reader.Check(&v, in.FunctionName, nil)
+	if q := in.Qualifier; q != nil {
+		const maxQualifier = 128
+		v.Length("qualifier", *q, 1, maxQualifier)
+		if !urlQualifierPattern.Matches(*q) || isNumber(*q) {
+			v.Add("qualifier", *q, `Member must satisfy regular expression pattern: ((?!^\d+$)^[0-9a-zA-Z-_]+$)`)
+		}
+	}
+	if err := validation(&v); err != nil {
+		return nil, err
+	}
+	if _, err := reader.Resolve(*in.FunctionName, in.Qualifier); err != nil {
+		return nil, err
+	}
+	return nil, kiln.Errorf(kiln.ResourceNotFound, "The resource you requested does not exist.")
+}
+
+func isNumber(s string) bool {
+	for _, c := range s {
+		if c < '0' || c > '9' {
+			return false
+		}
+	}
+	return s != ""
+}
+
+func (s *Service) getAccountSettings(ctx context.Context, c api.Caller, _ *api.GetAccountSettingsRequest) (*api.GetAccountSettingsResponse, error) {
+	used, err := s.inventory.usage(ctx, c.Account)
+	if err != nil {
+		return nil, err
+	}
+	return &api.GetAccountSettingsResponse{
+		AccountLimit: &api.AccountLimit{
+			TotalCodeSize:                  new(int64(maxTotalCode)),
+			CodeSizeUnzipped:               new(int64(kiln.MaxUnzipped)),
+			CodeSizeZipped:                 new(int64(kiln.MaxZip)),
+			ConcurrentExecutions:           new(int32(kiln.DefaultConcurrency)),
+			UnreservedConcurrentExecutions: new(int32(kiln.DefaultConcurrency)),
+		},
+		AccountUsage: &api.AccountUsage{TotalCodeSize: new(used.bytes), FunctionCount: new(used.functions)},
+	}, nil
+}
