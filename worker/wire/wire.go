@@ -1,8 +1,8 @@
 // Package wire is the framing of messages between a worker and what runs inside one of its sandboxes.
 //
 // A frame is an eight-byte prefix (two big-endian 32-bit lengths: of the header, of the body), the header, a JSON object that
-// says what the frame is, and the body, opaque bytes. A sender writes each frame with one write call, because inside a sandbox
-// system calls and wake-ups are what a message costs.
+// says what the frame is, and the body, opaque bytes. A sender writes a short frame with one write call, because inside a
+// sandbox system calls and wake-ups are what a message costs.
 //
 // Two stream sockets lead into a sandbox:
 //
@@ -94,6 +94,14 @@ var ErrTooLarge = errors.New("body exceeds its bound")
 
 // Append appends the frame of h and body to b.
 func Append(b []byte, h Header, body []byte) ([]byte, error) {
+	b, err := appendHead(b, h, len(body))
+	if err != nil {
+		return b, err
+	}
+	return append(b, body...), nil
+}
+
+func appendHead(b []byte, h Header, bodyLen int) ([]byte, error) {
 	head, err := json.Marshal(h)
 	if err != nil {
 		return b, fmt.Errorf("encode frame header: %w", err)
@@ -102,18 +110,27 @@ func Append(b []byte, h Header, body []byte) ([]byte, error) {
 		return b, fmt.Errorf("header of %d bytes, at most %d are allowed", len(head), MaxHeader)
 	}
 	b = binary.BigEndian.AppendUint32(b, uint32(len(head)))
-	b = binary.BigEndian.AppendUint32(b, uint32(len(body)))
-	b = append(b, head...)
-	return append(b, body...), nil
+	b = binary.BigEndian.AppendUint32(b, uint32(bodyLen))
+	return append(b, head...), nil
 }
 
-// Write writes one frame with one call of w.Write.
+// maxCopied is the longest body that Write copies to save a call: beyond it the copy costs more than the call.
+const maxCopied = 64 << 10
+
+// Write writes one frame, with one call of w.Write if the body is at most 64 KB long and with two if it is longer.
 func Write(w io.Writer, h Header, body []byte) error {
-	b, err := Append(make([]byte, 0, 8+512+len(body)), h, body)
+	b, err := appendHead(make([]byte, 0, 8+512+min(len(body), maxCopied)), h, len(body))
 	if err != nil {
 		return err
 	}
-	_, err = w.Write(b)
+	if len(body) <= maxCopied {
+		_, err = w.Write(append(b, body...))
+		return err
+	}
+	if _, err := w.Write(b); err != nil {
+		return err
+	}
+	_, err = w.Write(body)
 	return err
 }
 

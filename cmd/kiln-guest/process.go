@@ -1,0 +1,123 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"runtime"
+	"strconv"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"kiln/worker/wire"
+)
+
+// launch starts the runtime process: as the user that start names, without capabilities or a way to get any, in a session of
+// its own, writing to the log pipe. It closes the descriptors that only that process uses.
+func launch(start wire.Header) (pid int, err error) {
+	null, err := os.Open(os.DevNull)
+	if err != nil {
+		return 0, err
+	}
+	defer null.Close()
+	attr := &syscall.ProcAttr{
+		Dir: start.Dir, Env: start.Env, Files: []uintptr{null.Fd(), logsFD, logsFD},
+		Sys: &syscall.SysProcAttr{
+			Setsid:     true,
+			Credential: &syscall.Credential{Uid: start.UID, Gid: start.GID},
+		},
+	}
+	if start.Direct {
+		attr.Files = append(attr.Files, invocationsFD)
+	}
+	pid, err = startConfined(start, attr)
+	if err == nil && start.Direct {
+		err = unix.Close(invocationsFD)
+	}
+	return pid, errors.Join(err, unix.Close(logsFD))
+}
+
+// startConfined starts a process from a thread that has given up what the process must not have. The thread ends with it.
+func startConfined(start wire.Header, attr *syscall.ProcAttr) (pid int, err error) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread() // never unlocked: the thread is of no further use
+		if err = confine(start); err != nil {
+			return
+		}
+		if pid, err = syscall.ForkExec(start.Args[0], start.Args, attr); err != nil {
+			err = &os.PathError{Op: "fork/exec", Path: start.Args[0], Err: err}
+		}
+	}()
+	<-done
+	return pid, err
+}
+
+// confine sets what a new process inherits from this thread.
+func confine(start wire.Header) error {
+	// The limits are the guest's own too, which needs less.
+	for resource, limit := range map[int]uint64{unix.RLIMIT_NPROC: start.MaxProcesses, unix.RLIMIT_NOFILE: start.MaxFiles} {
+		if limit == 0 {
+			continue
+		}
+		// Not unix.Prlimit: syscall.Setrlimit is what tells ForkExec to leave the limit on open files as it is.
+		if err := syscall.Setrlimit(resource, &syscall.Rlimit{Cur: limit, Max: limit}); err != nil {
+			return fmt.Errorf("set resource limit %d to %d: %w", resource, limit, err)
+		}
+	}
+	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
+		return fmt.Errorf("set no_new_privs: %w", err)
+	}
+	for c := uintptr(0); ; c++ {
+		switch err := unix.Prctl(unix.PR_CAPBSET_DROP, c, 0, 0, 0); {
+		case errors.Is(err, unix.EINVAL): // beyond the last capability that the kernel knows
+			return nil
+		case err != nil:
+			return fmt.Errorf("drop capability %d: %w", c, err)
+		}
+	}
+}
+
+// reap waits for every process that ends, as the first process of a system must, and reports the runtime's end. It returns
+// when there is none left.
+func reap(runtimePID int, control io.Writer) error {
+	for {
+		var status syscall.WaitStatus
+		pid, err := syscall.Wait4(-1, &status, 0, nil)
+		switch {
+		case err == syscall.EINTR:
+			continue
+		case err == syscall.ECHILD:
+			return nil
+		case err != nil:
+			return fmt.Errorf("wait for processes: %w", err)
+		case pid != runtimePID:
+			continue
+		}
+		if err := wire.Write(control, wire.Header{Type: wire.Exited, Status: describe(status)}, nil); err != nil {
+			return fmt.Errorf("send exited: %w", err)
+		}
+	}
+}
+
+// describe says how a process ended in the words of os.ProcessState.
+func describe(s syscall.WaitStatus) string {
+	if !s.Signaled() {
+		return "exit status " + strconv.Itoa(s.ExitStatus())
+	}
+	if s.CoreDump() {
+		return "signal: " + s.Signal().String() + " (core dumped)"
+	}
+	return "signal: " + s.Signal().String()
+}
+
+// killGroup kills what is left of the runtime's session.
+func killGroup(pid int) error {
+	if err := unix.Kill(-pid, unix.SIGKILL); err != nil && !errors.Is(err, unix.ESRCH) {
+		return fmt.Errorf("kill runtime: %w", err)
+	}
+	return nil
+}

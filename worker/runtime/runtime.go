@@ -1,0 +1,127 @@
+// Package runtime says what a function's runtime identifier means on this machine: which interpreter runs it, what its sandbox
+// shows of the host, which environment variables it sees.
+package runtime
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+
+	"kiln"
+	"kiln/worker/sandbox"
+	"kiln/worker/wire"
+)
+
+// The user and group that a function's processes have, as on AWS.
+const (
+	functionUID = 993
+	functionGID = 990
+)
+
+// Bounds of a function's processes
+// (https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html).
+const (
+	maxProcesses = 1024
+	maxFiles     = 1024
+)
+
+// The places inside a sandbox, as on AWS.
+const (
+	taskDir    = "/var/task"
+	runtimeDir = "/var/runtime"
+	layerDir   = "/opt"
+	guestPath  = "/kiln-guest"
+	apiAddress = "127.0.0.1:9001"
+)
+
+// Runtime is what functions with one runtime identifier run on.
+type Runtime struct {
+	// ID is the identifier, such as "python3.13".
+	ID string
+	// interpreter is empty for a custom runtime, which brings its own bootstrap.
+	interpreter string
+	prefix      string
+	// rank orders the runtimes of a family.
+	rank int
+}
+
+// Process is how the guest starts the runtime process of v. stream is the name of its log stream.
+func (r *Runtime) Process(v *kiln.Version, region kiln.Region, stream string) wire.Header {
+	return wire.Header{
+		Args: r.args(v), Env: r.environ(v, region, stream), Dir: taskDir, UID: functionUID, GID: functionGID,
+		Direct: r.interpreter != "", MaxProcesses: maxProcesses, MaxFiles: maxFiles, MaxResponse: kiln.MaxResponse,
+	}
+}
+
+func (r *Runtime) args(v *kiln.Version) []string {
+	if r.interpreter == "" {
+		return []string{taskDir + "/bootstrap"}
+	}
+	args := []string{r.interpreter, runtimeDir + "/bootstrap.py"}
+	if r.isNode() {
+		// Node.js does not look at the sandbox's memory: without a bound its heap grows until the sandbox is killed.
+		heap := fmt.Sprintf("--max-old-space-size=%d", v.MemoryMB*9/10)
+		args = []string{r.interpreter, heap, runtimeDir + "/bootstrap.mjs"}
+	}
+	// https://docs.aws.amazon.com/lambda/latest/dg/runtimes-modify.html#runtime-wrapper
+	if wrapper := v.Environment["AWS_LAMBDA_EXEC_WRAPPER"]; wrapper != "" {
+		args = append([]string{wrapper}, args...)
+	}
+	return args
+}
+
+func (r *Runtime) isNode() bool { return family(r.ID) == "nodejs" }
+
+// environ returns the variables that AWS defines
+// (https://docs.aws.amazon.com/lambda/latest/dg/configuration-envvars.html), with the function's own over those that it may set.
+// Those that it may not set are refused when it is created.
+func (r *Runtime) environ(v *kiln.Version, region kiln.Region, stream string) []string {
+	env := map[string]string{
+		"PATH":                            "/usr/local/bin:/usr/bin:/bin:" + layerDir + "/bin",
+		"LD_LIBRARY_PATH":                 taskDir + ":" + taskDir + "/lib:" + layerDir + "/lib",
+		"LANG":                            "C.UTF-8",
+		"TZ":                              ":UTC",
+		"LAMBDA_TASK_ROOT":                taskDir,
+		"LAMBDA_RUNTIME_DIR":              runtimeDir,
+		"AWS_REGION":                      string(region),
+		"AWS_DEFAULT_REGION":              string(region),
+		"AWS_LAMBDA_FUNCTION_NAME":        string(v.Function),
+		"AWS_LAMBDA_FUNCTION_VERSION":     string(v.Qualifier),
+		"AWS_LAMBDA_FUNCTION_MEMORY_SIZE": strconv.Itoa(v.MemoryMB),
+		"AWS_LAMBDA_LOG_GROUP_NAME":       v.LogGroup,
+		"AWS_LAMBDA_LOG_STREAM_NAME":      stream,
+		"AWS_LAMBDA_INITIALIZATION_TYPE":  "on-demand",
+		"AWS_LAMBDA_RUNTIME_API":          apiAddress,
+		"_HANDLER":                        v.Handler,
+	}
+	if r.interpreter != "" {
+		env["AWS_EXECUTION_ENV"] = "AWS_Lambda_" + r.ID
+		env["PATH"] = r.prefix + "/bin:" + env["PATH"]
+	}
+	switch {
+	case r.isNode():
+		env["NODE_PATH"] = fmt.Sprintf("%s/nodejs/node%d/node_modules:", layerDir, r.rank) + layerDir + "/nodejs/node_modules:" + runtimeDir + "/node_modules:" + runtimeDir + ":" + taskDir
+	case r.interpreter != "":
+		env["PYTHONPATH"] = runtimeDir
+	}
+	maps.Copy(env, v.Environment)
+	list := make([]string, 0, len(env))
+	for k, val := range env {
+		list = append(list, k+"="+val)
+	}
+	slices.Sort(list)
+	return list
+}
+
+// Sandbox describes the sandbox of a function of this runtime: code is the directory that appears as /var/task. The caller adds ID
+// and Limits.
+func (r *Runtime) Sandbox(root *Root, code string) sandbox.Spec {
+	mounts := append(slices.Clone(root.shared), sandbox.Mount{Source: code, Target: taskDir})
+	if r.prefix != "" && !root.shows(r.prefix) {
+		mounts = append(mounts, sandbox.Mount{Source: r.prefix, Target: r.prefix})
+	}
+	return sandbox.Spec{
+		Root: root.dir, Mounts: mounts, Args: []string{guestPath}, Env: []string{"PATH=/usr/bin:/bin"},
+	}
+}
