@@ -55,9 +55,10 @@ func (s *Service) Invoke(ctx context.Context, t Target, inv kiln.Invocation) (ki
 	return res, v, err
 }
 
-// Check does what a dry run does: everything but run the function.
-func (s *Service) Check(_ context.Context, t Target) (*kiln.Version, error) {
-	return s.resolve(t)
+// Check returns the error that Invoke would return before it runs anything.
+func (s *Service) Check(_ context.Context, t Target) error {
+	_, err := s.resolve(t)
+	return err
 }
 
 func (s *Service) resolve(t Target) (*kiln.Version, error) {

@@ -1,0 +1,86 @@
+package invoke
+
+import (
+	"context"
+	"errors"
+	"testing"
+
+	"kiln"
+	"kiln/invoke/admission"
+)
+
+// resolver knows one version.
+type resolver struct{ v *kiln.Version }
+
+func (r resolver) Resolve(_ kiln.AccountID, f kiln.FunctionName, _ kiln.Qualifier) (*kiln.Version, error) {
+	if f != r.v.Function {
+		return nil, kiln.Errorf(kiln.ResourceNotFound, "Function not found")
+	}
+	return r.v, nil
+}
+
+type runner func(context.Context) (kiln.Result, error)
+
+func (r runner) Invoke(ctx context.Context, _ *kiln.Version, _ kiln.Invocation) (kiln.Result, error) {
+	return r(ctx)
+}
+
+func service(state kiln.State, run runner) *Service {
+	v := &kiln.Version{Function: "f", State: state}
+	return &Service{Resolver: resolver{v}, Limiter: admission.NewLimiter(1), Runner: run}
+}
+
+var target = Target{Account: "111111111111", Function: "f"}
+
+func TestWhatCannotRunIsRefusedBeforeItCostsAnything(t *testing.T) {
+	never := func(context.Context) (kiln.Result, error) {
+		t.Error("it ran")
+		return kiln.Result{}, nil
+	}
+	for name, c := range map[string]struct {
+		state  kiln.State
+		target Target
+		kind   kiln.Kind
+	}{
+		"missing": {kiln.StateActive, Target{Account: "111111111111", Function: "g"}, kiln.ResourceNotFound},
+		"pending": {kiln.StatePending, target, kiln.ResourceConflict},
+	} {
+		s := service(c.state, never)
+		if _, _, err := s.Invoke(t.Context(), c.target, kiln.Invocation{}); kiln.KindOf(err) != c.kind {
+			t.Errorf("%s: %v", name, err)
+		}
+		if err := s.Check(t.Context(), c.target); kiln.KindOf(err) != c.kind {
+			t.Errorf("%s, dry: %v", name, err)
+		}
+	}
+	if err := service(kiln.StateActive, never).Check(t.Context(), target); err != nil {
+		t.Errorf("a function that could run: %v", err)
+	}
+}
+
+func TestTheLeaseIsGivenBackOnEveryPath(t *testing.T) {
+	outcomes := []error{nil, errors.New("broken"), kiln.Errorf(kiln.Unavailable, "no room"), nil}
+	s := service(kiln.StateActive, nil)
+	for i, want := range outcomes {
+		s.Runner = runner(func(context.Context) (kiln.Result, error) {
+			if _, err := s.Limiter.Acquire(target.Account); kiln.KindOf(err) != kiln.TooManyRequests {
+				t.Errorf("call %d runs without a lease: %v", i, err)
+			}
+			return kiln.Result{}, want
+		})
+		if _, _, err := s.Invoke(t.Context(), target, kiln.Invocation{}); !errors.Is(err, want) {
+			t.Errorf("call %d: %v", i, err)
+		}
+	}
+}
+
+func TestAnInvocationOutlivesItsCaller(t *testing.T) {
+	ctx, leave := context.WithCancel(t.Context())
+	s := service(kiln.StateActive, func(ctx context.Context) (kiln.Result, error) {
+		leave()
+		return kiln.Result{Payload: []byte("1")}, ctx.Err()
+	})
+	if res, _, err := s.Invoke(ctx, target, kiln.Invocation{}); err != nil || string(res.Payload) != "1" {
+		t.Errorf("got %s, %v", res.Payload, err)
+	}
+}

@@ -1,0 +1,77 @@
+package worker
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"strings"
+	"time"
+
+	"kiln"
+	"kiln/fleet"
+	"kiln/worker/environment"
+	"kiln/worker/runtime"
+	"kiln/worker/sandbox"
+)
+
+// processorMB is the memory that comes with one whole processor
+// (https://docs.aws.amazon.com/lambda/latest/dg/configuration-memory.html).
+const processorMB = 1769
+
+// initCPUs is the processor share of the INIT phase, whatever the function's own: AWS does not hold INIT to it either, and an
+// interpreter that starts with 7 % of a processor takes seconds.
+const initCPUs = 2
+
+// Code unpacks deployment packages.
+type Code interface {
+	// Acquire returns the directory of the unpacked package, which stays until release is called.
+	Acquire(ctx context.Context, a kiln.AccountID, c kiln.Code) (dir string, release func(), err error)
+}
+
+// Logs takes what functions log. It must not block.
+type Logs interface {
+	Write(a kiln.AccountID, f kiln.FunctionName, lines []byte)
+}
+
+// Host prepares environments from what this machine has. It implements Preparer.
+type Host struct {
+	Region   kiln.Region
+	Engine   sandbox.Engine
+	Runtimes *runtime.Set
+	Root     *runtime.Root
+	Code     Code
+	Logs     Logs
+	Log      *slog.Logger
+}
+
+// Prepare implements Preparer.
+func (h *Host) Prepare(ctx context.Context, id fleet.EnvironmentID, v *kiln.Version) (environment.Config, func(), error) {
+	rt, ok := h.Runtimes.Lookup(v.Runtime)
+	if !ok {
+		return environment.Config{}, nil, kiln.Errorf(kiln.InvalidRuntime,
+			"This machine has no runtime %s. It has: %s. Install the interpreter, or name it with --runtime %s=PREFIX.",
+			v.Runtime, strings.Join(h.Runtimes.IDs(), ", "), v.Runtime)
+	}
+	code, release, err := h.Code.Acquire(ctx, v.Account, v.Code)
+	if err != nil {
+		return environment.Config{}, nil, fmt.Errorf("unpack code of %s: %w", v.Function, err)
+	}
+	spec := rt.Sandbox(h.Root, code)
+	spec.ID = string(id)
+	spec.Limits = limits(v)
+	return environment.Config{
+		Engine: h.Engine, Sandbox: spec, Process: rt.Process(v, h.Region, stream(id, v, time.Now())), Version: v, InitCPUs: initCPUs,
+		Sink: func(lines []byte) { h.Logs.Write(v.Account, v.Function, lines) }, Log: h.Log,
+	}, release, nil
+}
+
+func limits(v *kiln.Version) sandbox.Limits {
+	return sandbox.Limits{
+		MemoryBytes: int64(v.MemoryMB) << 20, CPUs: float64(v.MemoryMB) / processorMB, TmpBytes: int64(v.EphemeralMB) << 20,
+	}
+}
+
+// stream is the name of an environment's log stream, in AWS's form.
+func stream(id fleet.EnvironmentID, v *kiln.Version, now time.Time) string {
+	return fmt.Sprintf("%s/[%s]%s", now.UTC().Format("2006/01/02"), v.Qualifier, id)
+}
