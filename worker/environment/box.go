@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"os"
 	"sync"
@@ -23,9 +22,18 @@ import (
 // of the function's.
 const guestTimeout = 10 * time.Second
 
-// exitGrace is how long an answer that was sent before the runtime ended may take to be read, and how long the word of how it
-// ended may follow the end itself.
-const exitGrace = 100 * time.Millisecond
+const (
+	// exitGrace is how long an answer that was sent before the runtime ended may take to be read, and how long the word of how it
+	// ended may follow the end of its line.
+	exitGrace = 100 * time.Millisecond
+	// lossGrace is how long the word of why a whole sandbox ended may take: its engine first clears it away.
+	lossGrace = 3 * time.Second
+	// killGrace is how long it is waited for word that a runtime was killed together with its sandbox.
+	killGrace = 300 * time.Millisecond
+)
+
+// killed is what ends a process when its memory has run out, among other things.
+const killed = "signal: killed"
 
 // box is one sandbox with the lines into it: control, invocations, logs.
 type box struct {
@@ -35,9 +43,11 @@ type box struct {
 	reader      *bufio.Reader
 	logs        *capture
 
-	// exited is closed when the runtime process has ended or the control line broke; status is how, set before.
+	// exited is closed when the runtime process has ended or the control line broke. status is how and lost that nobody was left
+	// to say, both set before.
 	exited chan struct{}
 	status string
+	lost   bool
 
 	stopReaders context.CancelFunc
 	readers     sync.WaitGroup
@@ -155,7 +165,7 @@ func (b *box) watchExit() {
 	if err == nil && h.Type == wire.Exited {
 		b.status = h.Status
 	} else {
-		b.status = "signal: killed"
+		b.status, b.lost = killed, true
 	}
 	close(b.exited)
 	// What was sent before the end is still read.
@@ -191,23 +201,34 @@ func (b *box) cause(err error) failure {
 	if errors.Is(err, wire.ErrTooLarge) {
 		return responseTooLarge()
 	}
-	grace := time.NewTimer(exitGrace)
-	defer grace.Stop()
-	select {
-	case <-b.exited:
-	case <-grace.C:
+	if !closedWithin(b.exited, exitGrace) {
 		// The line is broken though the process lives: it closed its descriptor or wrote rubbish.
 		return brokenProtocol()
 	}
-	grace.Reset(exitGrace)
-	select {
-	case <-b.Done():
-		if errors.Is(b.Exit().Err, sandbox.ErrKilledByMemory) {
-			return outOfMemory()
-		}
-	case <-grace.C:
+	if b.outOfMemory() {
+		return outOfMemory()
 	}
 	return exitedWith(b.status)
+}
+
+// outOfMemory reports whether the runtime, which has ended, was killed by its sandbox's memory limit.
+func (b *box) outOfMemory() bool {
+	grace := killGrace
+	if b.lost {
+		grace = lossGrace
+	}
+	return b.status == killed && closedWithin(b.Done(), grace) && errors.Is(b.Exit().Err, sandbox.ErrKilledByMemory)
+}
+
+func closedWithin(c <-chan struct{}, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-c:
+		return true
+	case <-t.C:
+		return false
+	}
 }
 
 // destroy ends the sandbox and everything around it. When it returns nil nothing is left.
@@ -244,7 +265,8 @@ func ignoreClosed(err error) error {
 // isTimeout reports whether a read ended at its deadline.
 func isTimeout(err error) bool { return errors.Is(err, os.ErrDeadlineExceeded) }
 
-// isGone reports whether a write failed because the other side has ended.
+// isGone reports whether an exchange failed because the other side ended before it had read the whole event. A socket whose other
+// side is closed with something unread in it is reset, not just at its end (unix(7) does not say so, Linux does so).
 func isGone(err error) bool {
-	return errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, io.ErrClosedPipe) || errors.Is(err, net.ErrClosed)
+	return errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET)
 }

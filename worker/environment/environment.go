@@ -250,12 +250,17 @@ func (e *Environment) exchange(inv kiln.Invocation, deadline time.Time) outcome 
 			f := timedOut(e.cfg.Version.Timeout)
 			return outcome{failed: &f, fatal: true}
 		}
-		return outcome{gone: isGone(err), failed: new(e.box.cause(err)), fatal: true}
+		if isGone(err) {
+			return outcome{gone: true, fatal: true}
+		}
+		return outcome{failed: new(e.box.cause(err)), fatal: true}
 	}
 	h, body, err := e.box.receive(deadline)
 	switch {
 	case err != nil && isTimeout(err) && e.box.alive():
 		return outcome{failed: new(timedOut(e.cfg.Version.Timeout)), fatal: true}
+	case err != nil && isGone(err):
+		return outcome{gone: true, fatal: true}
 	case err != nil:
 		return outcome{failed: new(e.box.cause(err)), fatal: true}
 	case h.RequestID != string(inv.ID):

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -29,6 +30,8 @@ type guest struct {
 	invocations net.Conn
 	logs        *os.File
 	start       wire.Header
+	// die ends the sandbox.
+	die func(error)
 }
 
 func (g *guest) say(c net.Conn, h wire.Header, body string) {
@@ -92,6 +95,7 @@ func (e *fakeEngine) Start(_ context.Context, s sandbox.Spec) (sandbox.Sandbox, 
 	}
 	g.logs = os.NewFile(uintptr(fd), "logs")
 	b := &fakeBox{frozen: make(chan bool, 100), cpus: s.Limits.CPUs, done: make(chan struct{}), guest: g}
+	g.die = b.die
 	e.boxes = append(e.boxes, b)
 	b.wg.Go(func() {
 		g.say(g.control, wire.Header{Type: wire.Hello}, "")
@@ -331,8 +335,12 @@ func TestFailuresAreToldAsAWSDoes(t *testing.T) {
 			errorType: "Runtime.ExitError", error: "Runtime exited without providing a reason",
 		},
 		"sandbox killed": {
-			script:    func(g *guest) { g.ready(); g.next(); g.control.Close(); g.invocations.Close() },
+			script:    func(g *guest) { g.ready(); g.next(); g.die(errors.New("signal: killed")) },
 			errorType: "Runtime.ExitError", error: "Runtime exited with error: signal: killed",
+		},
+		"out of memory": {
+			script:    func(g *guest) { g.ready(); g.next(); g.die(fmt.Errorf("sandbox ended: %w", sandbox.ErrKilledByMemory)) },
+			errorType: "Runtime.OutOfMemory", error: "Runtime exited with error: signal: killed", log: "\tError Type: Runtime.OutOfMemory",
 		},
 		"exit in init": {
 			script:    func(g *guest) { g.exit("exit status 7") },
@@ -392,6 +400,26 @@ func TestAnAnswerSentRightBeforeTheExitCounts(t *testing.T) {
 	<-f.box.exited
 	if _, _, err := f.Invoke(t.Context(), kiln.Invocation{}); !errors.Is(err, fleet.ErrGone) {
 		t.Errorf("the call after the exit: %v", err)
+	}
+}
+
+func TestAnEventThatWasNeverReadIsNotLost(t *testing.T) {
+	f := start(t, func(g *guest) {
+		g.ready()
+		// As when a frozen sandbox was killed: it ends when it is thawed, with the event in its socket.
+		fd, err := g.invocations.(*net.UnixConn).SyscallConn()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		fd.Read(func(fd uintptr) bool {
+			n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
+			return n > 0 || err != nil
+		})
+		g.die(errors.New("signal: killed"))
+	})
+	if _, _, err := f.Invoke(t.Context(), kiln.Invocation{ID: "r", Payload: []byte(`{}`)}); !errors.Is(err, fleet.ErrGone) {
+		t.Errorf("got %v", err)
 	}
 }
 
