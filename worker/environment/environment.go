@@ -121,10 +121,11 @@ func (e *Environment) boot(ctx context.Context, deadline time.Time, initLimit ti
 	e.cold.failed = b.awaitReady(until)
 	e.cold.timing.Init = time.Since(launched)
 	b.logs.drain()
-	if cpus > 0 && cpus < spec.Limits.CPUs {
-		if err := b.SetCPUs(cpus); err != nil {
-			return errors.Join(fmt.Errorf("limit processor share: %w", err), b.destroy())
-		}
+	if e.cold.failed != nil || cpus <= 0 || cpus >= spec.Limits.CPUs {
+		return nil
+	}
+	if err := b.SetCPUs(cpus); err != nil && b.alive() {
+		return errors.Join(fmt.Errorf("limit processor share: %w", err), b.destroy())
 	}
 	return nil
 }
