@@ -1,0 +1,288 @@
+// Package artifact keeps deployment packages unpacked on a worker's disk for the environments that run them.
+package artifact
+
+import (
+	"container/list"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime"
+	"sync"
+	"time"
+
+	"kiln"
+	"kiln/blob"
+	"kiln/internal/safezip"
+)
+
+// ErrClosed is returned by Acquire after Close.
+var ErrClosed = errors.New("artifact cache is closed")
+
+// openTimeout bounds the wait for the blob store. Unpacking itself is bounded by safezip's limits.
+const openTimeout = 30 * time.Second
+
+// Cache holds one tree for each account and package: accounts do not share a tree even where the content is the same. It is
+// safe for concurrent use.
+//
+// A tree is whole or not there, and is not changed once it is there; who mounts it must mount it read-only. The trees of former
+// processes are never used: they are not synced, so that a power cut may have left holes in them.
+type Cache struct {
+	blobs    blob.Store
+	maxBytes int64
+	// dir belongs to this process and holds the trees.
+	dir string
+	// unpacking has room for as many unpackings at a time as there are processors to do them.
+	unpacking chan struct{}
+	// work counts unpackings and deletions under way.
+	work sync.WaitGroup
+
+	mu     sync.Mutex
+	closed bool           // +checklocks:mu
+	trees  map[name]*tree // +checklocks:mu
+	// idle holds the trees that nobody has, the least recently used first.
+	idle *list.List // +checklocks:mu
+	// bytes is the size of all trees that are unpacked.
+	bytes int64 // +checklocks:mu
+	// evictions numbers what was evicted.
+	evictions int // +checklocks:mu
+	// failed is the first error of a deletion.
+	failed error // +checklocks:mu
+}
+
+type name struct {
+	account kiln.AccountID
+	digest  kiln.Digest
+}
+
+// tree is an unpacked package, or one that is being unpacked.
+type tree struct {
+	name
+	path string
+	// ready is closed when err and bytes are set.
+	ready chan struct{}
+	err   error
+	bytes int64
+	// refs and element are guarded by Cache.mu. element is the place in Cache.idle, nil while refs is not 0.
+	refs    int
+	element *list.Element
+}
+
+// Open makes a cache in dir, which belongs to it alone, and removes what former processes have left there, in the background.
+// maxBytes bounds the trees that nobody has acquired: those in use stay, whatever their size. Close it after use.
+func Open(dir string, blobs blob.Store, maxBytes int64) (*Cache, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("make artifact cache: %w", err)
+	}
+	left, err := leftovers(dir)
+	if err != nil {
+		return nil, err
+	}
+	own, err := os.MkdirTemp(dir, "run-")
+	if err != nil {
+		return nil, fmt.Errorf("make artifact cache: %w", err)
+	}
+	c := &Cache{
+		blobs:     blobs,
+		maxBytes:  maxBytes,
+		dir:       own,
+		unpacking: make(chan struct{}, runtime.GOMAXPROCS(0)),
+		trees:     make(map[name]*tree),
+		idle:      list.New(),
+	}
+	c.work.Go(func() {
+		for _, path := range left {
+			c.remove(path)
+		}
+	})
+	return c, nil
+}
+
+// leftovers returns what is in dir. It is an error if something is mounted there: to delete it would delete what is mounted.
+func leftovers(dir string) ([]string, error) {
+	real, err := filepath.EvalSymlinks(dir)
+	if err == nil {
+		real, err = filepath.Abs(real)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("find artifact cache: %w", err)
+	}
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return nil, fmt.Errorf("read mounts: %w", err)
+	}
+	if mount := mountBelow(string(mounts), real); mount != "" {
+		return nil, fmt.Errorf("sweep artifact cache: %s is a mount point, unmount it first", mount)
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, fmt.Errorf("sweep artifact cache: %w", err)
+	}
+	var left []string
+	for _, e := range entries {
+		left = append(left, filepath.Join(dir, e.Name()))
+	}
+	return left, nil
+}
+
+// Acquire returns the directory of the unpacked package, which stays as it is until release is called; calling it again does
+// nothing. The first caller for a package has it unpacked and others wait for that, each as long as its ctx lets it. A stored
+// package that is damaged, or that cannot be unpacked, is a *kiln.Error of kind InvalidZipFile.
+func (c *Cache) Acquire(ctx context.Context, a kiln.AccountID, code kiln.Code) (dir string, release func(), err error) {
+	if err := errors.Join(ctx.Err(), blob.Validate(a, code.Digest)); err != nil {
+		return "", nil, err
+	}
+	t, err := c.reference(ctx, name{a, code.Digest}, code.Size)
+	if err != nil {
+		return "", nil, err
+	}
+	release = sync.OnceFunc(func() { c.release(t) })
+	select {
+	case <-t.ready:
+		err = t.err
+	case <-ctx.Done():
+		err = ctx.Err()
+	}
+	if err != nil {
+		release()
+		return "", nil, err
+	}
+	return t.path, release, nil
+}
+
+// reference returns the tree with one more reference, and starts to unpack it if it is not there.
+func (c *Cache) reference(ctx context.Context, n name, size int64) (*tree, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return nil, ErrClosed
+	}
+	t := c.trees[n]
+	if t == nil {
+		t = &tree{name: n, path: filepath.Join(c.dir, string(n.account)+"-"+string(n.digest)), ready: make(chan struct{})}
+		c.trees[n] = t
+		t.refs = 1 // The unpacking's own, so that no tree is idle before it is ready.
+		c.work.Go(func() { c.fill(context.WithoutCancel(ctx), t, size) })
+	}
+	t.refs++
+	if t.element != nil {
+		c.idle.Remove(t.element)
+		t.element = nil
+	}
+	return t, nil
+}
+
+// fill unpacks t and tells who waits. A tree that could not be unpacked is forgotten, so that the next caller tries again.
+func (c *Cache) fill(ctx context.Context, t *tree, size int64) {
+	c.unpacking <- struct{}{}
+	t.bytes, t.err = c.unpack(ctx, t, size)
+	<-c.unpacking
+	c.mu.Lock()
+	if t.err != nil {
+		delete(c.trees, t.name)
+	} else {
+		c.bytes += t.bytes
+	}
+	c.mu.Unlock()
+	close(t.ready)
+	c.release(t)
+}
+
+// unpack returns how many bytes the tree takes.
+func (c *Cache) unpack(ctx context.Context, t *tree, size int64) (int64, error) {
+	ctx, cancel := context.WithTimeout(ctx, openTimeout)
+	defer cancel()
+	r, err := c.blobs.Open(ctx, t.account, t.digest)
+	if err != nil {
+		return 0, fmt.Errorf("open deployment package: %w", err)
+	}
+	defer r.Close()
+	if r.Size() != size {
+		return 0, invalid(fmt.Errorf("%w: %s has %d bytes, want %d", blob.ErrCorrupt, t.digest, r.Size(), size))
+	}
+	if err := blob.Verify(r, t.digest); err != nil {
+		return 0, invalid(err)
+	}
+	s, err := safezip.Extract(r, size, t.path, safezip.Limits{Bytes: kiln.MaxUnzipped})
+	return s.Bytes + perFile*int64(s.Files), invalid(err)
+}
+
+// perFile is what a file takes on disk beyond its content: half a block and an inode.
+const perFile = 4 << 10
+
+// invalid makes an error that is the package's fault what the caller of the function sees.
+func invalid(err error) error {
+	for _, fault := range []error{blob.ErrCorrupt, safezip.ErrFormat, safezip.ErrUnsafe, safezip.ErrTooLarge} {
+		if errors.Is(err, fault) {
+			return &kiln.Error{
+				Kind:    kiln.InvalidZipFile,
+				Message: "Lambda could not unzip the deployment package.",
+				Cause:   err,
+			}
+		}
+	}
+	return err
+}
+
+// release gives a reference back. The last one makes the tree idle.
+func (c *Cache) release(t *tree) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	t.refs--
+	if t.refs > 0 || c.trees[t.name] != t {
+		return
+	}
+	t.element = c.idle.PushBack(t)
+	if !c.closed {
+		c.evict()
+	}
+}
+
+// evict deletes idle trees, the least recently used first, until the rest is small enough. A tree gets another name while the
+// lock is held, so that its package can be unpacked anew while the old tree is being deleted.
+//
+// +checklocks:c.mu
+func (c *Cache) evict() {
+	for c.bytes > c.maxBytes && c.idle.Len() > 0 {
+		t := c.idle.Remove(c.idle.Front()).(*tree)
+		delete(c.trees, t.name)
+		c.bytes -= t.bytes
+		c.evictions++
+		evicted := filepath.Join(c.dir, fmt.Sprintf("evicted-%d", c.evictions))
+		if err := os.Rename(t.path, evicted); err != nil {
+			c.fail(err)
+			continue
+		}
+		c.work.Go(func() { c.remove(evicted) })
+	}
+}
+
+// remove deletes a tree that nobody can have.
+func (c *Cache) remove(path string) {
+	if err := os.RemoveAll(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.fail(err)
+	}
+}
+
+// +checklocks:c.mu
+func (c *Cache) fail(err error) {
+	if c.failed == nil {
+		c.failed = fmt.Errorf("delete unpacked package: %w", err)
+	}
+}
+
+// Close waits for what is under way. It returns the first error of a deletion; what is left then is swept by the next Open, as
+// is every tree, since environments that still run may use theirs.
+func (c *Cache) Close() error {
+	c.mu.Lock()
+	c.closed = true
+	c.mu.Unlock()
+	c.work.Wait()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.failed
+}
