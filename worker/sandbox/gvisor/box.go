@@ -1,0 +1,188 @@
+package gvisor
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"time"
+
+	"kiln/worker/sandbox"
+	"kiln/worker/sandbox/cgroup"
+)
+
+// box is a sandbox as the engine sees it: a control group, and what the launcher tells about its processes.
+type box struct {
+	id     string
+	group  *cgroup.Group
+	limits sandbox.Limits
+	// oom becomes readable when the memory limit is met; nil where the kernel then ends the whole group by itself.
+	oom *os.File
+	// baseline is the memory that was charged when the guest's first process was started.
+	baseline int64
+
+	// started and ended are closed when the launcher says so, with reason set before; done after that, when nothing is left.
+	started, ended, done chan struct{}
+	reason               string
+	// exit, last and left are set before done is closed: how it ended, what it had used, and what could not be removed.
+	exit sandbox.Exit
+	last sandbox.Usage
+	left error
+
+	// freezer holds one token. Who has it may freeze and thaw.
+	freezer chan struct{}
+
+	mu        sync.Mutex
+	destroyed bool // +checklocks:mu
+	exhausted bool // +checklocks:mu
+}
+
+var _ sandbox.Sandbox = (*box)(nil)
+
+// newBox makes the control group of a sandbox.
+func newBox(tree *cgroup.Tree, s sandbox.Spec) (*box, error) {
+	group, err := tree.Create(s.ID, cgroup.Limits{
+		MemoryBytes: s.Limits.MemoryBytes + allowance, CPUs: s.Limits.CPUs, Tasks: maxTasks,
+	})
+	if err != nil {
+		return nil, err
+	}
+	b := &box{
+		id: s.ID, group: group, limits: s.Limits,
+		started: make(chan struct{}), ended: make(chan struct{}), done: make(chan struct{}),
+		freezer: make(chan struct{}, 1),
+	}
+	if b.oom, err = group.NotifyOutOfMemory(); err != nil {
+		return nil, errors.Join(err, group.Remove())
+	}
+	b.freezer <- struct{}{}
+	return b, nil
+}
+
+// discard removes the control group of a box that was never watched.
+func (b *box) discard() error {
+	return errors.Join(b.closeOOM(), b.group.Remove())
+}
+
+func (b *box) closeOOM() error {
+	if b.oom == nil {
+		return nil
+	}
+	return b.oom.Close()
+}
+
+// begin notes what the sandbox uses before its guest does anything.
+func (b *box) begin() error {
+	m, err := b.group.Memory()
+	b.baseline = m.Current - m.Cache
+	return err
+}
+
+// end takes the launcher's word that the sandbox's processes have ended.
+func (b *box) end(reason string) {
+	b.reason = reason
+	close(b.ended)
+}
+
+// watch follows the sandbox to its end and removes what is left then.
+func (b *box) watch() {
+	var memory sync.WaitGroup
+	if b.oom != nil {
+		memory.Go(b.watchMemory)
+	}
+	<-b.ended
+	usage, usageErr := b.measure()
+	exhausted, oomErr := b.group.OutOfMemory()
+	b.last = usage
+	b.left = errors.Join(usageErr, oomErr, b.closeOOM())
+	memory.Wait()
+	b.exit.Err = b.cause(exhausted)
+	// The processes are gone, unless it was the launcher that ended.
+	b.left = errors.Join(b.left, b.group.Kill(), b.group.Remove())
+	close(b.done)
+}
+
+// watchMemory ends the whole sandbox when it has met its memory limit. The kernel may have chosen a process without which the rest
+// would hang.
+func (b *box) watchMemory() {
+	event := make([]byte, 8)
+	if _, err := b.oom.Read(event); err != nil {
+		return // closed: it ended for another reason
+	}
+	b.mu.Lock()
+	b.exhausted = true
+	b.mu.Unlock()
+	_ = b.group.Kill() // watch does it once more, and reports
+}
+
+func (b *box) cause(exhausted bool) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	switch {
+	case b.destroyed:
+		return nil
+	case exhausted || b.exhausted:
+		return fmt.Errorf("%w of %d bytes", sandbox.ErrKilledByMemory, b.limits.MemoryBytes)
+	default:
+		return fmt.Errorf("ended by itself: %s", b.reason)
+	}
+}
+
+// Freeze implements sandbox.Sandbox.
+func (b *box) Freeze() error {
+	<-b.freezer
+	defer func() { b.freezer <- struct{}{} }()
+	return b.group.Freeze()
+}
+
+// Thaw implements sandbox.Sandbox.
+func (b *box) Thaw() error {
+	<-b.freezer
+	defer func() { b.freezer <- struct{}{} }()
+	return b.group.Thaw()
+}
+
+// SetCPUs implements sandbox.Sandbox.
+func (b *box) SetCPUs(cpus float64) error { return b.group.SetCPUs(cpus) }
+
+// Usage implements sandbox.Sandbox.
+func (b *box) Usage() (sandbox.Usage, error) {
+	select {
+	case <-b.done:
+		return b.last, nil
+	default:
+		return b.measure()
+	}
+}
+
+// measure reads what the sandbox has used. Contents of files that the host has in memory are left out, as they are charged to whoever
+// reads a file first and are dropped when memory is short. The peak is known with them only, so it is a lower bound.
+func (b *box) measure() (sandbox.Usage, error) {
+	m, memoryErr := b.group.Memory()
+	cpu, cpuErr := b.group.CPU()
+	peak := max(m.Peak, m.Current) - m.Cache - b.baseline
+	peak = min(max(peak, 0), b.limits.MemoryBytes)
+	return sandbox.Usage{PeakMemoryBytes: peak, CPU: cpu}, errors.Join(memoryErr, cpuErr)
+}
+
+// Done implements sandbox.Sandbox.
+func (b *box) Done() <-chan struct{} { return b.done }
+
+// Exit implements sandbox.Sandbox.
+func (b *box) Exit() sandbox.Exit { return b.exit }
+
+// Destroy implements sandbox.Sandbox.
+func (b *box) Destroy() error {
+	b.mu.Lock()
+	b.destroyed = true
+	b.mu.Unlock()
+	killErr := b.group.Kill()
+	limit := time.NewTimer(endTimeout)
+	defer limit.Stop()
+	select {
+	case <-b.done:
+		return b.left
+	case <-limit.C:
+		return errors.Join(fmt.Errorf("sandbox %s has not ended within %v", b.id, endTimeout), killErr)
+	}
+}

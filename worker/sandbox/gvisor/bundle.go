@@ -1,0 +1,186 @@
+package gvisor
+
+import (
+	"encoding/json"
+	"fmt"
+	"math"
+	"os"
+	"path/filepath"
+	"strings"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"gvisor.dev/gvisor/runsc/boot"
+	"gvisor.dev/gvisor/runsc/config"
+	"gvisor.dev/gvisor/runsc/flag"
+
+	"kiln/worker/sandbox"
+)
+
+const (
+	// containerID is gVisor's name for every sandbox. They are told apart by their directories, and a short name leaves room in the
+	// 107 bytes that a socket's path may have.
+	containerID = "s"
+	socketName  = "runsc-" + containerID + ".sock"
+	// maxSocketPath is what a socket's address holds.
+	maxSocketPath = 107
+	// inodeBytes is how much of /tmp there is to one file, as in ext4, which AWS uses.
+	inodeBytes = 16 << 10
+	// inodeCost is what an empty file costs the guest's kernel in memory that is charged to the sandbox: measured at 0.8 KB.
+	inodeCost = 1 << 10
+	// maxOpenFiles and maxProcesses are AWS's limits of an execution environment.
+	maxOpenFiles = 1024
+	maxProcesses = 1024
+)
+
+// capabilities are what the guest's first process has over the guest's own kernel; it gives them up before the function's code
+// runs. They are no power over the host.
+var capabilities = []string{
+	"CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_KILL", "CAP_SETGID", "CAP_SETPCAP", "CAP_SETUID", "CAP_SYS_ADMIN",
+}
+
+// layout are the places on the host that a sandbox needs.
+type layout struct {
+	// state holds the bundle and what gVisor keeps about the sandbox.
+	state string
+	// tmp holds the file behind the guest's /tmp until the guest's kernel has it open; it must be on a disk.
+	tmp string
+	// shared is where gVisor keeps what all sandboxes use: an empty network namespace.
+	shared string
+}
+
+func layoutOf(dir, id string) layout {
+	return layout{
+		state:  filepath.Join(stateDir(dir), id),
+		tmp:    filepath.Join(dir, "tmp", id),
+		shared: filepath.Join(stateDir(dir), ".shared"),
+	}
+}
+
+// stateDir is where the launcher mounts a file system in memory.
+func stateDir(dir string) string { return filepath.Join(dir, "state") }
+
+// configuration is how gVisor is to run the sandbox. Whatever is not said here is its default, which for all that could let a guest
+// reach out (host sockets, raw sockets, devices) is no.
+func configuration(l layout) (*config.Config, error) {
+	flags := flag.NewFlagSet("gvisor", flag.ContinueOnError)
+	config.RegisterFlags(flags)
+	err := flags.Parse([]string{
+		"--root=" + l.state,
+		"--shared-root=" + l.shared,
+		"--platform=systrap",
+		"--network=none",
+		"--overlay2=none",
+		// The engine puts the processes into their control group itself.
+		"--ignore-cgroups",
+		// Nobody changes what is mounted, save where a mount says otherwise.
+		"--file-access-mounts=exclusive",
+		"--directfs=true",
+		"--watchdog-action=panic",
+		// A page of 2 MB would be charged whole for the first byte.
+		"--app-huge-pages=false",
+		"--host-settings=ignore",
+	})
+	if err != nil {
+		return nil, fmt.Errorf("configure gvisor: %w", err)
+	}
+	return config.NewFromFlags(flags)
+}
+
+// specification describes the sandbox in the words of the Open Container Initiative.
+func specification(l layout, o *order) *specs.Spec {
+	s := &specs.Spec{
+		Version:  specs.Version,
+		Hostname: "sandbox",
+		Root:     &specs.Root{Path: o.Root, Readonly: true},
+		Process: &specs.Process{
+			Args: o.Args, Env: o.Env, Cwd: "/",
+			NoNewPrivileges: true,
+			Capabilities:    &specs.LinuxCapabilities{Bounding: capabilities, Effective: capabilities, Permitted: capabilities},
+			Rlimits: []specs.POSIXRlimit{
+				{Type: "RLIMIT_NOFILE", Soft: maxOpenFiles, Hard: maxOpenFiles},
+				{Type: "RLIMIT_NPROC", Soft: maxProcesses, Hard: maxProcesses},
+			},
+		},
+		Mounts: []specs.Mount{
+			{Type: "proc", Source: "proc", Destination: "/proc", Options: []string{"nosuid", "nodev", "noexec"}},
+			{Type: "tmpfs", Source: "tmpfs", Destination: "/dev"},
+		},
+		Annotations: make(map[string]string),
+		Linux: &specs.Linux{Namespaces: []specs.LinuxNamespace{
+			{Type: specs.PIDNamespace}, {Type: specs.NetworkNamespace}, {Type: specs.IPCNamespace}, {Type: specs.UTSNamespace}, {Type: specs.MountNamespace},
+		}},
+	}
+	addTmp(s, l, o)
+	for i, m := range o.Mounts {
+		addMount(s, fmt.Sprintf("m%d", i), m)
+	}
+	return s
+}
+
+// addTmp mounts a file system at /tmp whose contents are in a file on the host's disk. The pages of that file can be written back and
+// dropped, so that what a function keeps in /tmp does not count against its memory for good.
+func addTmp(s *specs.Spec, l layout, o *order) {
+	// Files are bounded by their size and by the memory that their names cost: a quarter of the guest's at most.
+	inodes := min(o.Limits.TmpBytes/inodeBytes, o.Limits.MemoryBytes/4/inodeCost)
+	options := fmt.Sprintf("rw,nosuid,nodev,mode=1777,size=%d,nr_inodes=%d", o.Limits.TmpBytes, inodes)
+	annotate(s, "tmp", map[string]string{"source": l.tmp, "type": "tmpfs", "share": "container", "options": options})
+	s.Mounts = append(s.Mounts, specs.Mount{Type: "bind", Source: l.tmp, Destination: "/tmp", Options: []string{"rw", "nosuid", "nodev"}})
+}
+
+func addMount(s *specs.Spec, name string, m sandbox.Mount) {
+	options := []string{"rbind", "nosuid", "nodev"}
+	if !m.Writable {
+		options = append(options, "ro")
+	}
+	if m.Follow {
+		options = append(options, "rslave")
+	} else {
+		options = append(options, "rprivate")
+	}
+	if m.Writable || m.Follow {
+		// The host changes it as well, so the guest's kernel must look again at each use.
+		annotate(s, name, map[string]string{"source": m.Source, "type": "bind", "share": "shared"})
+	}
+	s.Mounts = append(s.Mounts, specs.Mount{Type: "bind", Source: m.Source, Destination: m.Target, Options: options})
+}
+
+func annotate(s *specs.Spec, name string, hints map[string]string) {
+	for key, value := range hints {
+		s.Annotations[boot.MountPrefix+name+"."+key] = value
+	}
+}
+
+// flagLines are the flags of the guest's kernel that gVisor would take from a control group that it manages itself, and a name for the
+// machine in place of the host's own.
+func flagLines(o *order, hostCPUs int) []string {
+	cpus := hostCPUs
+	if o.Limits.CPUs > 0 {
+		// Less than two make programs leave out locks, with errors that nobody can find.
+		cpus = min(hostCPUs, max(2, int(math.Ceil(o.Limits.CPUs))))
+	}
+	return []string{
+		fmt.Sprintf("--total-memory=%d", o.Limits.MemoryBytes),
+		fmt.Sprintf("--cpu-num=%d", cpus),
+		"--product-name=kiln",
+	}
+}
+
+// writeBundle makes the sandbox's directories and writes what its processes read.
+func writeBundle(l layout, s *specs.Spec, flags []string) error {
+	for _, dir := range []string{l.state, l.tmp, l.shared} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return fmt.Errorf("make bundle: %w", err)
+		}
+	}
+	text, err := json.Marshal(s)
+	if err != nil {
+		return fmt.Errorf("encode specification: %w", err)
+	}
+	if err := os.WriteFile(filepath.Join(l.state, "config.json"), text, 0o600); err != nil {
+		return fmt.Errorf("write specification: %w", err)
+	}
+	if err := os.WriteFile(filepath.Join(l.state, flagsFile), []byte(strings.Join(flags, "\n")), 0o600); err != nil {
+		return fmt.Errorf("write flags: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,402 @@
+// Package gvisor is the sandbox engine: every sandbox has gVisor's kernel of its own, in processes that own nothing of the host.
+//
+// gVisor's library is written for a program that starts one sandbox and ends: it gives the guest's kernel its own standard files,
+// changes their owner, and ties the life of what it starts to the threads that it happens to run on. It therefore runs in a process
+// of its own, the launcher, which is this same binary executed again. The launcher also outlives a kiln that is killed, by the
+// moments that it takes to end every sandbox, frozen ones too; and if it is killed as well, the next Run finds what is left in the
+// control groups that bear the directory's name.
+package gvisor
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"kiln/worker/sandbox"
+	"kiln/worker/sandbox/cgroup"
+)
+
+const (
+	// allowance is the memory that a sandbox may use beyond its guest's, for what the guest's kernel and the process that opens its
+	// files come to need while it runs. What they have when they are moved into their control group, measured at 17 MB of their own,
+	// is not charged to it.
+	allowance = 16 << 20
+	// maxTasks bounds the threads of a sandbox's processes on the host. Two for each of the guest's processes and forty for the
+	// guest's kernel are needed: with fewer that kernel panics.
+	maxTasks = 4096
+	// lockTimeout is how long the launcher of a kiln that was killed may take to end its sandboxes.
+	lockTimeout = 30 * time.Second
+	// readyTimeout is how long a launcher may take until it can start sandboxes.
+	readyTimeout = 10 * time.Second
+	// endTimeout bounds the end of one sandbox, or of a launcher and all of its own.
+	endTimeout = 30 * time.Second
+)
+
+// Config says how an Engine works.
+type Config struct {
+	// Dir holds the engine's files, those behind the guests' /tmp among them: it must be on a disk, and belong to one Engine. Its name
+	// and a sandbox's together must not be longer than some 80 bytes.
+	Dir string
+	// Exe is the kiln binary; empty means the one that is running. It must be built without cgo.
+	Exe string
+	// ParallelStarts bounds how many sandboxes are started at a time, the others wait; 0 means one per processor.
+	ParallelStarts int
+	// Log is told of what an operator did not ask for; nil means nobody is.
+	Log *slog.Logger
+}
+
+// Engine is a sandbox.Engine. Run must be running; Start waits for it.
+type Engine struct {
+	cfg Config
+	// slots holds a token for every start that is under way.
+	slots chan struct{}
+	// ready is closed when sandboxes can be started, with tree and conn set before; stopped when none can be any longer.
+	ready, stopped chan struct{}
+	tree           *cgroup.Tree
+	conn           *net.UnixConn
+
+	sendMu sync.Mutex // so that messages are sent whole, one after the other
+
+	mu    sync.Mutex
+	boxes map[string]*box // +checklocks:mu
+	// closed means that no box may be added.
+	closed bool // +checklocks:mu
+
+	watchers sync.WaitGroup
+}
+
+var _ sandbox.Engine = (*Engine)(nil)
+
+// New returns an engine that has yet to Run.
+func New(cfg Config) (*Engine, error) {
+	dir, err := filepath.Abs(cfg.Dir)
+	if err != nil || cfg.Dir == "" {
+		return nil, errors.Join(errors.New("sandbox engine: no directory given"), err)
+	}
+	cfg.Dir = dir
+	if cfg.Exe == "" {
+		cfg.Exe = "/proc/self/exe"
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.ParallelStarts == 0 {
+		cfg.ParallelStarts = runtime.NumCPU()
+	}
+	return &Engine{
+		cfg:     cfg,
+		slots:   make(chan struct{}, cfg.ParallelStarts),
+		ready:   make(chan struct{}),
+		stopped: make(chan struct{}),
+		boxes:   make(map[string]*box),
+	}, nil
+}
+
+// treeName names the parent of the control groups of a directory's sandboxes.
+func treeName(dir string) string {
+	sum := sha256.Sum256([]byte(dir))
+	return hex.EncodeToString(sum[:6])
+}
+
+// Run removes what a killed predecessor left and then runs the engine until ctx ends. When it returns, every sandbox has ended and
+// nothing is left of any. It fails if another kiln uses the directory, if the machine lacks something, or if the launcher ends. It
+// may be called once.
+func (e *Engine) Run(ctx context.Context) (err error) {
+	defer close(e.stopped)
+	for _, dir := range []string{stateDir(e.cfg.Dir), filepath.Join(e.cfg.Dir, "tmp")} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return fmt.Errorf("make sandbox directory: %w", err)
+		}
+	}
+	lock, err := lockDir(ctx, e.cfg.Dir)
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	if e.tree, err = cgroup.OpenTree(treeName(e.cfg.Dir)); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, e.sweep(context.WithoutCancel(ctx)), e.tree.Remove()) }()
+	if err := e.sweep(ctx); err != nil {
+		return err
+	}
+	cmd, err := e.startLauncher(lock)
+	if err != nil {
+		return err
+	}
+	return errors.Join(e.serve(ctx), e.endLauncher(cmd))
+}
+
+// sweep removes the control groups with their processes and the files of sandboxes that nobody owns.
+func (e *Engine) sweep(ctx context.Context) error {
+	n, err := e.tree.Sweep(ctx)
+	if err != nil {
+		return fmt.Errorf("sweep control groups: %w", err)
+	}
+	if n > 0 {
+		e.cfg.Log.Warn("removed sandboxes that nobody owned", "count", n)
+	}
+	// State is in memory and gone with the launcher. What it hides belongs to nobody.
+	tmp := filepath.Join(e.cfg.Dir, "tmp")
+	entries, err := os.ReadDir(tmp)
+	if err != nil {
+		return fmt.Errorf("sweep files: %w", err)
+	}
+	for _, entry := range entries {
+		if err := os.RemoveAll(filepath.Join(tmp, entry.Name())); err != nil {
+			return fmt.Errorf("sweep files: %w", err)
+		}
+	}
+	return nil
+}
+
+// lockDir takes the lock on a directory. A launcher whose kiln was killed keeps it until it has ended its sandboxes.
+func lockDir(ctx context.Context, dir string) (*os.File, error) {
+	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("lock sandbox directory: %w", err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, lockTimeout)
+	defer cancel()
+	again := time.NewTicker(20 * time.Millisecond)
+	defer again.Stop()
+	for {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			return f, nil
+		}
+		if err != unix.EWOULDBLOCK {
+			return nil, errors.Join(fmt.Errorf("lock sandbox directory: %w", err), f.Close())
+		}
+		select {
+		case <-ctx.Done():
+			return nil, errors.Join(fmt.Errorf("lock sandbox directory %s: another kiln uses it", dir), f.Close())
+		case <-again.C:
+		}
+	}
+}
+
+// startLauncher starts the launcher, with mounts of its own, and opens the line to it.
+func (e *Engine) startLauncher(lock *os.File) (_ *exec.Cmd, err error) {
+	p, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("open line to launcher: %w", err)
+	}
+	ours, theirs := os.NewFile(uintptr(p[0]), "launcher"), os.NewFile(uintptr(p[1]), "engine")
+	defer closeAll([]*os.File{ours, theirs})
+	conn, err := net.FileConn(ours)
+	if err != nil {
+		return nil, fmt.Errorf("open line to launcher: %w", err)
+	}
+	var ok bool
+	if e.conn, ok = conn.(*net.UnixConn); !ok {
+		return nil, errors.Join(fmt.Errorf("line to launcher is a %T", conn), conn.Close())
+	}
+	cmd := exec.Command(e.cfg.Exe)
+	cmd.Args = []string{launcherName, e.cfg.Dir}
+	cmd.Env = []string{}   // not nil, which would hand on this process' own and its secrets
+	cmd.Stderr = os.Stderr // for the trace of a panic; no sandbox gets to see it
+	cmd.ExtraFiles = []*os.File{theirs, lock}
+	// A session of its own keeps the terminal's interrupt from it: the engine says when it is to end.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Cloneflags: syscall.CLONE_NEWNS}
+	if err := cmd.Start(); err != nil {
+		return nil, errors.Join(fmt.Errorf("start launcher: %w", err), e.conn.Close())
+	}
+	return cmd, nil
+}
+
+// serve takes the launcher's messages until it ends, which it is told to do when ctx does.
+func (e *Engine) serve(ctx context.Context) error {
+	defer context.AfterFunc(ctx, func() { e.conn.CloseWrite() })()
+	if err := e.conn.SetReadDeadline(time.Now().Add(readyTimeout)); err != nil {
+		return fmt.Errorf("wait for launcher: %w", err)
+	}
+	for {
+		m, files, err := receive(e.conn)
+		if errors.Is(err, io.EOF) && ctx.Err() != nil {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("launcher ended: %w", err)
+		}
+		closeAll(files) // there are none
+		switch m.Kind {
+		case ready:
+			if err := e.conn.SetReadDeadline(time.Time{}); err != nil {
+				return fmt.Errorf("wait for launcher: %w", err)
+			}
+			close(e.ready)
+		case started:
+			if b := e.box(m.ID); b != nil {
+				close(b.started)
+			}
+		case ended:
+			if b := e.remove(m.ID); b != nil {
+				b.end(m.Reason)
+			}
+		}
+	}
+}
+
+// endLauncher waits for the end of the launcher and of what concerns its sandboxes.
+func (e *Engine) endLauncher(cmd *exec.Cmd) error {
+	killed := time.AfterFunc(endTimeout, func() { cmd.Process.Kill() })
+	defer killed.Stop()
+	err := errors.Join(e.conn.Close(), cmd.Wait())
+	e.mu.Lock()
+	e.closed = true
+	left := e.boxes
+	e.boxes = nil
+	e.mu.Unlock()
+	for _, b := range left {
+		b.end("launcher ended")
+	}
+	e.watchers.Wait()
+	if err != nil {
+		return fmt.Errorf("end launcher: %w", err)
+	}
+	return nil
+}
+
+func (e *Engine) box(id string) *box {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.boxes[id]
+}
+
+// add registers a box, unless there is one of its name or the engine has stopped.
+func (e *Engine) add(b *box) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.closed {
+		return errStopped
+	}
+	if e.boxes[b.id] != nil {
+		return fmt.Errorf("there is a sandbox %s already", b.id)
+	}
+	e.boxes[b.id] = b
+	e.watchers.Go(b.watch)
+	return nil
+}
+
+// remove forgets a box, if it is there, and returns it.
+func (e *Engine) remove(id string) *box {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	b := e.boxes[id]
+	delete(e.boxes, id)
+	return b
+}
+
+func (e *Engine) send(m message, files ...*os.File) error {
+	e.sendMu.Lock()
+	defer e.sendMu.Unlock()
+	return send(e.conn, m, files...)
+}
+
+var errStopped = errors.New("sandbox engine has stopped")
+
+// Start implements sandbox.Engine.
+func (e *Engine) Start(ctx context.Context, s sandbox.Spec) (sandbox.Sandbox, error) {
+	if err := e.validate(s); err != nil {
+		return nil, fmt.Errorf("sandbox %q: %w", s.ID, err)
+	}
+	select {
+	case <-e.ready:
+	case <-e.stopped:
+		return nil, errStopped
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	select {
+	case e.slots <- struct{}{}:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	defer func() { <-e.slots }()
+	b, err := e.start(ctx, s)
+	if err != nil {
+		return nil, fmt.Errorf("sandbox %s: %w", s.ID, err)
+	}
+	return b, nil
+}
+
+// start makes the control group and has the launcher start the sandbox in it.
+func (e *Engine) start(ctx context.Context, s sandbox.Spec) (*box, error) {
+	b, err := newBox(e.tree, s)
+	if err != nil {
+		return nil, err
+	}
+	if err := e.add(b); err != nil {
+		return nil, errors.Join(err, b.discard())
+	}
+	order, files := newOrder(s)
+	if err := e.send(message{Kind: start, ID: b.id, Start: order}, files...); err != nil {
+		if e.remove(b.id) != nil {
+			b.end("not started") // else the end of the launcher has ended it
+		}
+		<-b.done
+		return nil, errors.Join(err, b.left)
+	}
+	select {
+	case <-b.started:
+	case <-b.ended:
+		<-b.done
+		return nil, errors.Join(b.Exit().Err, b.left)
+	case <-ctx.Done():
+		err := e.send(message{Kind: stop, ID: b.id})
+		<-b.done
+		return nil, errors.Join(ctx.Err(), err, b.left)
+	}
+	if err := b.begin(); err != nil {
+		return nil, errors.Join(err, b.Destroy())
+	}
+	return b, nil
+}
+
+var validID = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$`)
+
+// validate refuses what cannot work, so that it fails here and not in the middle of a start.
+func (e *Engine) validate(s sandbox.Spec) error {
+	var errs []error
+	refuse := func(bad bool, format string, args ...any) {
+		if bad {
+			errs = append(errs, fmt.Errorf(format, args...))
+		}
+	}
+	path := filepath.Join(layoutOf(e.cfg.Dir, s.ID).state, socketName)
+	refuse(!validID.MatchString(s.ID), "the name must be 1 to 64 letters, digits, hyphens and underscores")
+	refuse(len(path) > maxSocketPath, "%s is longer than %d bytes", path, maxSocketPath)
+	refuse(!isThere(s.Root), "the root %q is no absolute path of something that exists", s.Root)
+	refuse(len(s.Args) == 0, "there is nothing to run")
+	refuse(s.Limits.MemoryBytes <= 0 || s.Limits.TmpBytes <= 0 || s.Limits.CPUs < 0, "the limits %+v are out of range", s.Limits)
+	refuse(len(s.Files) > maxFiles, "%d files are more than %d", len(s.Files), maxFiles)
+	for d := range s.Files {
+		refuse(d < 3 || d >= maxOpenFiles, "a file cannot be the descriptor %d", d)
+	}
+	for _, m := range s.Mounts {
+		refuse(!isThere(m.Source), "the source %q of a mount is no absolute path of something that exists", m.Source)
+		refuse(!filepath.IsAbs(m.Target), "the target %q of a mount is no absolute path", m.Target)
+	}
+	return errors.Join(errs...)
+}
+
+func isThere(path string) bool {
+	_, err := os.Stat(path)
+	return filepath.IsAbs(path) && err == nil
+}
