@@ -1,0 +1,33 @@
+// Command kiln is AWS Lambda on your own machines: `kiln serve` runs a node, `kiln doctor` says what the machine can do.
+//
+// The same binary is executed again, under other names, as the processes of its sandboxes.
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"kiln/worker/sandbox/gvisor"
+)
+
+func main() {
+	if gvisor.IsReexec(os.Args[0]) {
+		os.Exit(gvisor.Main())
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	root := &cobra.Command{
+		Use: "kiln", Short: "AWS Lambda on your own machines", SilenceUsage: true, SilenceErrors: true,
+		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
+	}
+	root.AddCommand(serveCommand(), doctorCommand())
+	if err := root.ExecuteContext(ctx); err != nil {
+		fmt.Fprintln(os.Stderr, "kiln:", err)
+		os.Exit(1)
+	}
+}

@@ -1,0 +1,225 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"kiln"
+	"kiln/api"
+	"kiln/blob"
+	"kiln/catalog"
+	"kiln/control/account"
+	"kiln/control/deploy"
+	"kiln/frontend"
+	"kiln/frontend/sigv4"
+	"kiln/invoke"
+	"kiln/invoke/admission"
+	"kiln/invoke/assignment"
+	"kiln/pebblestore"
+	"kiln/telemetry"
+	"kiln/worker"
+	"kiln/worker/artifact"
+	"kiln/worker/bootstrap"
+	"kiln/worker/runtime"
+	"kiln/worker/runtime/guest"
+	"kiln/worker/sandbox/gvisor"
+)
+
+// unpackedBytes bounds the unpacked code that a node keeps on disk.
+const unpackedBytes = 10 << 30
+
+// serve runs a node until ctx ends.
+func serve(ctx context.Context, o options, log *slog.Logger) (err error) {
+	if err := os.MkdirAll(o.data, 0o700); err != nil {
+		return fmt.Errorf("make data directory: %w", err)
+	}
+	db, err := pebblestore.Open(filepath.Join(o.data, "catalog"), pebblestore.Options{Logger: log})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, db.Close()) }()
+	key, err := account.Ensure(ctx, db.Catalog(), o.data, o.first)
+	if err != nil {
+		return err
+	}
+	blobs, err := blob.Open(filepath.Join(o.data, "blobs"))
+	if err != nil {
+		return err
+	}
+	listener, err := net.Listen("tcp", o.listen)
+	if err != nil {
+		return fmt.Errorf("listen: %w", err)
+	}
+	n := &node{options: o, log: log, key: key, store: db.Catalog(), blobs: blobs, listener: listener}
+	layers, err := n.layers(ctx)
+	if err != nil {
+		return errors.Join(err, listener.Close())
+	}
+	return runLayers(ctx, layers...)
+}
+
+// node is the parts of a node, in the order in which they come to be.
+type node struct {
+	options
+	log      *slog.Logger
+	key      catalog.AccessKey
+	store    catalog.Store
+	blobs    *blob.Dir
+	listener net.Listener
+}
+
+// layers wires the parts of a node, lowest first.
+func (n *node) layers(ctx context.Context) ([]layer, error) {
+	logs := telemetry.NewFunctionLogs(filepath.Join(n.data, "logs"), n.log)
+	engine, err := gvisor.New(gvisor.Config{Dir: filepath.Join(n.data, "sandboxes")})
+	if err != nil {
+		return nil, err
+	}
+	host, err := n.host(ctx, engine, logs)
+	if err != nil {
+		return nil, err
+	}
+	workers := worker.New(worker.Config{Preparer: host, MemoryMB: n.memory(), Log: n.log})
+	assigner := assignment.New(assignment.Config{Worker: workers})
+	view := catalog.NewView(catalog.ViewConfig{Store: n.store, Region: kiln.Region(n.region), Retired: assigner.Retire, Log: n.log})
+	urls, err := n.codeURLs()
+	if err != nil {
+		return nil, err
+	}
+	control := deploy.New(deploy.Config{Store: n.store, Blobs: n.blobs, Region: kiln.Region(n.region), CodeURL: urls.URL, Log: n.log})
+	invoker := invoker{&invoke.Service{Resolver: view, Limiter: admission.NewLimiter(kiln.DefaultConcurrency), Runner: assigner}}
+	server, err := frontend.New(frontend.Config{
+		Listener: n.listener, Handlers: handlers(control, kiln.Region(n.region), invoker), Verifier: n.verifier(view),
+		Account: n.key.Account, Code: n.blobs, CodeURL: urls, Log: n.log,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return []layer{
+		{"function logs", logs.Run},
+		{"sandbox engine", engine.Run},
+		{"worker", workers.Run},
+		{"assignment", assigner.Run},
+		{"catalog view", untilCancelled(view.Run)},
+		{"control plane", untilCancelled(control.Run)},
+		{"frontend", func(ctx context.Context) error {
+			select {
+			case <-view.Synced():
+			case <-ctx.Done():
+				return n.listener.Close()
+			}
+			n.announce(host.Runtimes.IDs())
+			return server.Run(ctx)
+		}},
+	}, nil
+}
+
+// handlers are the operations that a node serves.
+func handlers(control *deploy.Service, region kiln.Region, i frontend.Invoker) []api.Handler {
+	return append(control.Handlers(), frontend.InvokeHandler(region, i))
+}
+
+// host finds what this machine has to run functions on.
+func (n *node) host(ctx context.Context, engine *gvisor.Engine, logs *telemetry.FunctionLogs) (*worker.Host, error) {
+	runtimes, err := runtime.Find(ctx, runtime.Options{Path: n.path, Prefixes: n.prefixes()})
+	if err != nil {
+		return nil, err
+	}
+	program, err := guest.Program()
+	if err != nil {
+		return nil, err
+	}
+	root, err := runtime.BuildRoot(filepath.Join(n.data, "root"), runtimes, program, bootstrap.Files)
+	if err != nil {
+		return nil, err
+	}
+	cache, err := artifact.Open(filepath.Join(n.data, "code"), n.blobs, unpackedBytes)
+	if err != nil {
+		return nil, err
+	}
+	return &worker.Host{
+		Region: kiln.Region(n.region), Engine: engine, Runtimes: runtimes, Root: root, Code: cache, Logs: logs, Log: n.log,
+	}, nil
+}
+
+func (n *node) verifier(view *catalog.View) *sigv4.Verifier {
+	if n.auth == authNone {
+		return nil
+	}
+	return &sigv4.Verifier{
+		Region: kiln.Region(n.region), Service: "lambda",
+		Secrets: func(_ context.Context, id string) (sigv4.Credential, bool) {
+			k, ok := view.AccessKey(id)
+			return sigv4.Credential{Account: k.Account, Secret: k.Secret}, ok
+		},
+	}
+}
+
+// codeURLs makes the URLs of deployment packages with a key that stays the same over restarts.
+func (n *node) codeURLs() (*frontend.CodeURL, error) {
+	path := filepath.Join(n.data, "code-url.key")
+	key, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		key = make([]byte, 32)
+		rand.Read(key) // never fails: crypto/rand
+		err = os.WriteFile(path, key, 0o600)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("key of code URLs: %w", err)
+	}
+	return &frontend.CodeURL{Endpoint: n.endpoint(), Key: key}, nil
+}
+
+func (n *node) endpoint() string { return "http://" + n.listener.Addr().String() }
+
+// announce says, on standard output, what a user needs to go on.
+func (n *node) announce(runtimes []string) {
+	fmt.Printf("runtimes: %s\n", strings.Join(runtimes, " "))
+	fmt.Printf("credentials: %s\n", filepath.Join(n.data, account.CredentialsFile))
+	fmt.Printf("serving on %s\n", n.endpoint())
+}
+
+// memory is what environments may be promised.
+func (n *node) memory() int {
+	if n.memoryMB > 0 {
+		return n.memoryMB
+	}
+	var info unix.Sysinfo_t
+	if err := unix.Sysinfo(&info); err != nil {
+		return 1024 // it fails for a bad pointer only
+	}
+	return int(info.Totalram * uint64(info.Unit) / 5 * 4 >> 20)
+}
+
+// invoker lets the frontend invoke.
+type invoker struct{ service *invoke.Service }
+
+// Invoke implements frontend.Invoker.
+func (i invoker) Invoke(ctx context.Context, t frontend.Target, inv kiln.Invocation) (kiln.Result, *kiln.Version, error) {
+	return i.service.Invoke(ctx, invoke.Target(t), inv)
+}
+
+// Check implements frontend.Invoker.
+func (i invoker) Check(ctx context.Context, t frontend.Target) error {
+	return i.service.Check(ctx, invoke.Target(t))
+}
+
+// untilCancelled makes the end of run by its context no error.
+func untilCancelled(run func(context.Context) error) func(context.Context) error {
+	return func(ctx context.Context) error {
+		if err := run(ctx); ctx.Err() == nil || err != nil && !errors.Is(err, context.Canceled) {
+			return err
+		}
+		return nil
+	}
+}

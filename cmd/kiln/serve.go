@@ -1,0 +1,117 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"kiln"
+	"kiln/control/account"
+	"kiln/pebblestore"
+)
+
+// options are what `kiln serve` is told.
+type options struct {
+	listen    string
+	data      string
+	region    string
+	auth      string
+	logFormat string
+	// runtimes are ID=PREFIX.
+	runtimes []string
+	memoryMB int
+	first    account.Choice
+	path     []string
+}
+
+const (
+	authSigV4 = "sigv4"
+	authNone  = "none"
+)
+
+func serveCommand() *cobra.Command {
+	var o options
+	c := &cobra.Command{
+		Use: "serve", Short: "Run a node", Args: cobra.NoArgs,
+		Long: "Run a node with all roles until SIGTERM or Ctrl-C.\n\n" +
+			"The first start creates an account and an access key, and writes the key to DIR/credentials in the form of the AWS shared\n" +
+			"credentials file. KILN_ACCOUNT_ID, KILN_ACCESS_KEY_ID and KILN_SECRET_ACCESS_KEY choose them.",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			o.first = account.Choice{
+				Account: kiln.AccountID(os.Getenv("KILN_ACCOUNT_ID")), AccessKeyID: os.Getenv("KILN_ACCESS_KEY_ID"),
+				Secret: os.Getenv("KILN_SECRET_ACCESS_KEY"),
+			}
+			o.path = filepath.SplitList(os.Getenv("PATH"))
+			if err := o.validate(); err != nil {
+				return err
+			}
+			if err := refuseUnfit(o.data); err != nil {
+				return err
+			}
+			err := serve(cmd.Context(), o, o.logger())
+			if errors.Is(err, pebblestore.ErrLocked) {
+				return fmt.Errorf("the data directory %s is in use by another kiln", o.data)
+			}
+			return err
+		},
+	}
+	f := c.Flags()
+	f.StringVar(&o.listen, "listen", "127.0.0.1:9600", "address of the API")
+	f.StringVar(&o.data, "data", "/var/lib/kiln", "directory of everything that is kept")
+	f.StringVar(&o.region, "region", "us-east-1", "AWS region that the node answers for")
+	f.StringVar(&o.auth, "auth", authSigV4, "sigv4, or none, which only a loopback address allows")
+	f.StringVar(&o.logFormat, "log-format", "text", "form of the log on standard error: text or json")
+	f.StringArrayVar(&o.runtimes, "runtime", nil, "add a runtime: `ID=PREFIX`, the interpreter being below PREFIX/bin; may be repeated")
+	f.IntVar(&o.memoryMB, "memory", 0, "memory for execution environments in MB; 0 means four fifths of the machine's")
+	return c
+}
+
+// validate returns every fault at once.
+func (o *options) validate() error {
+	var faults []error
+	host, _, err := net.SplitHostPort(o.listen)
+	if err != nil {
+		faults = append(faults, fmt.Errorf("--listen %s: %w", o.listen, err))
+	}
+	if o.auth != authSigV4 && o.auth != authNone {
+		faults = append(faults, fmt.Errorf("--auth %s: want sigv4 or none", o.auth))
+	}
+	if ip := net.ParseIP(host); o.auth == authNone && host != "localhost" && (ip == nil || !ip.IsLoopback()) {
+		faults = append(faults, fmt.Errorf("--auth none: anybody who reaches %s could run code here; listen on a loopback address", o.listen))
+	}
+	if o.logFormat != "text" && o.logFormat != "json" {
+		faults = append(faults, fmt.Errorf("--log-format %s: want text or json", o.logFormat))
+	}
+	if o.memoryMB < 0 {
+		faults = append(faults, fmt.Errorf("--memory %d: want a number of MB", o.memoryMB))
+	}
+	for _, r := range o.runtimes {
+		if id, prefix, ok := strings.Cut(r, "="); !ok || id == "" || !filepath.IsAbs(prefix) {
+			faults = append(faults, fmt.Errorf("--runtime %s: want ID=PREFIX with an absolute path", r))
+		}
+	}
+	return errors.Join(faults...)
+}
+
+// prefixes are the runtimes by hand, by identifier.
+func (o *options) prefixes() map[string]string {
+	m := make(map[string]string)
+	for _, r := range o.runtimes {
+		id, prefix, _ := strings.Cut(r, "=") // validated
+		m[id] = prefix
+	}
+	return m
+}
+
+func (o *options) logger() *slog.Logger {
+	if o.logFormat == "json" {
+		return slog.New(slog.NewJSONHandler(os.Stderr, nil))
+	}
+	return slog.New(slog.NewTextHandler(os.Stderr, nil))
+}

@@ -1,0 +1,37 @@
+package main
+
+import (
+	"strings"
+	"testing"
+)
+
+func TestFlagsAreRefusedInPlainWords(t *testing.T) {
+	good := options{listen: "127.0.0.1:9600", auth: authSigV4, logFormat: "text"}
+	if err := good.validate(); err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		change func(*options)
+		want   string
+	}{
+		"listen":            {func(o *options) { o.listen = "nowhere" }, "--listen"},
+		"auth":              {func(o *options) { o.auth = "basic" }, "--auth"},
+		"open to everybody": {func(o *options) { o.auth, o.listen = authNone, "0.0.0.0:9600" }, "loopback"},
+		"open by name":      {func(o *options) { o.auth, o.listen = authNone, "example.com:9600" }, "loopback"},
+		"log format":        {func(o *options) { o.logFormat = "xml" }, "--log-format"},
+		"memory":            {func(o *options) { o.memoryMB = -1 }, "--memory"},
+		"runtime":           {func(o *options) { o.runtimes = []string{"python3.13"} }, "--runtime"},
+		"relative prefix":   {func(o *options) { o.runtimes = []string{"python3.13=usr"} }, "--runtime"},
+	} {
+		o := good
+		c.change(&o)
+		if err := o.validate(); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	o := good
+	o.auth, o.listen = authNone, "localhost:9600"
+	if err := o.validate(); err != nil {
+		t.Errorf("no authentication on loopback: %v", err)
+	}
+}
