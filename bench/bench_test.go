@@ -57,7 +57,8 @@ func functionName(s subject) string { return strings.ToLower(strings.ReplaceAll(
 var payload = []byte(`{"data":"` + strings.Repeat("x", 1024-11) + `"}`)
 
 func BenchmarkNode(b *testing.B) {
-	n := kilntest.Start(b)
+	// The promises to 16 clients of each function, not what they use, exceed a small machine's memory.
+	n := kilntest.Start(b, "--memory", "200000")
 	for _, s := range subjects {
 		n.Deploy(b.Context(), kilntest.Function{Name: functionName(s), Runtime: n.Runtime(s.runtime), Handler: s.handler, MemoryMB: 1769, Zip: s.zip(b)})
 	}
@@ -109,7 +110,7 @@ func invoke(b *testing.B, c *lambda.Client, function string) *lambda.InvokeOutpu
 	if err != nil {
 		b.Fatal(err)
 	}
-	if out.FunctionError != nil || len(out.Payload) != len(payload) {
+	if out.FunctionError != nil || len(out.Payload) < len(payload) { // Python's encoder adds a space
 		b.Fatalf("%s answered %.200s", function, out.Payload)
 	}
 	return out
