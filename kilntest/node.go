@@ -55,25 +55,10 @@ func Start(t testing.TB, args ...string) *Node {
 	if os.Getuid() != 0 {
 		t.Skip("sandboxes need root")
 	}
-	n := &Node{t: t, Dir: dataDir(t), args: args}
+	n := &Node{t: t, Dir: t.TempDir(), args: args}
 	n.Restart()
 	t.Cleanup(n.Stop)
 	return n
-}
-
-// dataDir makes a directory with a short name: the path of a sandbox's socket below it must fit into 107 bytes.
-func dataDir(t testing.TB) string {
-	t.Helper()
-	dir, err := os.MkdirTemp("", "kiln")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := os.RemoveAll(dir); err != nil {
-			t.Error(err)
-		}
-	})
-	return dir
 }
 
 // Binary is the path of bin/kiln, which `make build` makes.

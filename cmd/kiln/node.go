@@ -81,7 +81,7 @@ type node struct {
 // layers wires the parts of a node, lowest first.
 func (n *node) layers(ctx context.Context) ([]layer, error) {
 	logs := telemetry.NewFunctionLogs(filepath.Join(n.data, "logs"), n.log)
-	engine, err := gvisor.New(gvisor.Config{Dir: filepath.Join(n.data, "sandboxes")})
+	engine, err := gvisor.New(gvisor.Config{Dir: filepath.Join(n.data, "sandboxes"), Log: n.log})
 	if err != nil {
 		return nil, err
 	}

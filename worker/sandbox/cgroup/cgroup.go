@@ -32,6 +32,10 @@ const (
 	minQuota = time.Millisecond
 	// settle bounds the waits for what the kernel does in its own time: freezing, ending processes, releasing a group.
 	settle = 5 * time.Second
+	// freezePatience is how long the first attempt to freeze may take; it is 0.1 ms if all goes well. Every other may take twice as long as
+	// the one before, and thawPause lies between them.
+	freezePatience = 10 * time.Millisecond
+	thawPause      = time.Millisecond
 	// settleCheck is how often it is looked again. Version 1 tells nobody when it is done.
 	settleCheck = 200 * time.Microsecond
 )
@@ -214,10 +218,24 @@ func (g *Group) SetCPUs(cpus float64) error {
 
 // Freeze stops every process of the group. When it returns nil none runs.
 func (g *Group) Freeze() error {
-	if err := g.layout.freeze(g, true); err != nil {
-		return fmt.Errorf("freeze: %w", err)
+	for patience := freezePatience; ; patience *= 2 {
+		err := g.tryFreeze(patience)
+		if !errors.Is(err, errUnsettled) || patience >= settle {
+			return err
+		}
+		// A process that was stopped for its tracer, as gVisor's are while it makes them, never freezes if the tracer froze first.
+		// They need a moment to get on.
+		time.Sleep(thawPause)
 	}
-	if err := await(func() (bool, error) { return g.layout.frozen(g) }); err != nil {
+}
+
+// tryFreeze leaves the group running if it has not frozen within that time.
+func (g *Group) tryFreeze(patience time.Duration) error {
+	err := g.layout.freeze(g, true)
+	if err == nil {
+		err = await(patience, func() (bool, error) { return g.layout.frozen(g) })
+	}
+	if err != nil {
 		return errors.Join(fmt.Errorf("freeze: %w", err), g.Thaw())
 	}
 	return nil
@@ -278,7 +296,7 @@ func (g *Group) Processes() ([]int, error) {
 // Remove removes the group once its processes have ended, for which it waits some seconds at most. A group that is gone is no error.
 func (g *Group) Remove() error {
 	var busy error
-	err := await(func() (bool, error) {
+	err := await(settle, func() (bool, error) {
 		busy = removeDirs(g.dirs())
 		if errors.Is(busy, unix.EBUSY) {
 			return false, nil
@@ -337,11 +355,11 @@ func (g *Group) NotifyOutOfMemory() (*os.File, error) {
 	return f, nil
 }
 
-var errUnsettled = fmt.Errorf("not done within %v", settle)
+var errUnsettled = errors.New("not done in time")
 
-// await calls done until it says true or fails, or until settle has passed.
-func await(done func() (bool, error)) error {
-	limit := time.NewTimer(settle)
+// await calls done until it says true or fails, or until that time has passed.
+func await(within time.Duration, done func() (bool, error)) error {
+	limit := time.NewTimer(within)
 	defer limit.Stop()
 	again := time.NewTicker(settleCheck)
 	defer again.Stop()

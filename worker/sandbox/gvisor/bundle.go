@@ -17,12 +17,11 @@ import (
 )
 
 const (
-	// containerID is gVisor's name for every sandbox. They are told apart by their directories, and a short name leaves room in the
-	// 107 bytes that a socket's path may have.
+	// containerID is gVisor's name for every sandbox. They are told apart by their directories.
 	containerID = "s"
-	socketName  = "runsc-" + containerID + ".sock"
-	// maxSocketPath is what a socket's address holds.
-	maxSocketPath = 107
+	// runDir holds the state of every engine. It is short because a sandbox's socket lies below it, and the address of one holds
+	// 107 bytes, however long the name of the engine's own directory is.
+	runDir = "/run/kiln"
 	// inodeBytes is how much of /tmp there is to one file, as in ext4, which AWS uses.
 	inodeBytes = 16 << 10
 	// inodeCost is what an empty file costs the guest's kernel in memory that is charged to the sandbox: measured at 0.8 KB.
@@ -57,7 +56,7 @@ func layoutOf(dir, id string) layout {
 }
 
 // stateDir is where the launcher mounts a file system in memory.
-func stateDir(dir string) string { return filepath.Join(dir, "state") }
+func stateDir(dir string) string { return filepath.Join(runDir, treeName(dir)) }
 
 // configuration is how gVisor is to run the sandbox. Whatever is not said here is its default, which for all that could let a guest
 // reach out (host sockets, raw sockets, devices) is no.

@@ -49,8 +49,7 @@ const (
 
 // Config says how an Engine works.
 type Config struct {
-	// Dir holds the engine's files, those behind the guests' /tmp among them: it must be on a disk, and belong to one Engine. Its name
-	// and a sandbox's together must not be longer than some 80 bytes.
+	// Dir holds the engine's files, those behind the guests' /tmp among them: it must be on a disk, and belong to one Engine.
 	Dir string
 	// Exe is the kiln binary; empty means the one that is running. It must be built without cgo.
 	Exe string
@@ -128,6 +127,7 @@ func (e *Engine) Run(ctx context.Context) (err error) {
 		return err
 	}
 	defer lock.Close()
+	defer e.removeState()
 	if e.tree, err = cgroup.OpenTree(treeName(e.cfg.Dir)); err != nil {
 		return err
 	}
@@ -140,6 +140,12 @@ func (e *Engine) Run(ctx context.Context) (err error) {
 		return err
 	}
 	return errors.Join(e.serve(ctx), e.endLauncher(cmd))
+}
+
+// removeState removes the places where a launcher mounts its state, which is gone with it.
+func (e *Engine) removeState() {
+	_ = unix.Rmdir(stateDir(e.cfg.Dir)) // at worst an empty directory stays
+	_ = unix.Rmdir(runDir)              // fails while another engine runs
 }
 
 // sweep removes the control groups with their processes and the files of sandboxes that nobody owns.
@@ -379,9 +385,7 @@ func (e *Engine) validate(s sandbox.Spec) error {
 			errs = append(errs, fmt.Errorf(format, args...))
 		}
 	}
-	path := filepath.Join(layoutOf(e.cfg.Dir, s.ID).state, socketName)
 	refuse(!validID.MatchString(s.ID), "the name must be 1 to 64 letters, digits, hyphens and underscores")
-	refuse(len(path) > maxSocketPath, "%s is longer than %d bytes", path, maxSocketPath)
 	refuse(!isThere(s.Root), "the root %q is no absolute path of something that exists", s.Root)
 	refuse(len(s.Args) == 0, "there is nothing to run")
 	refuse(s.Limits.MemoryBytes <= 0 || s.Limits.TmpBytes <= 0 || s.Limits.CPUs < 0, "the limits %+v are out of range", s.Limits)

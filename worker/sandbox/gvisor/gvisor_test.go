@@ -16,7 +16,7 @@ import (
 
 	"kiln/worker/sandbox"
 	"kiln/worker/sandbox/gvisor"
-	"kiln/worker/sandbox/mountns"
+	"kiln/worker/sandbox/gvisor/internal/mountns"
 )
 
 // built is where TestMain puts the kiln and guest binaries; empty if this machine cannot run sandboxes.

@@ -8,7 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"kiln/worker/sandbox/mountns"
+	"kiln/worker/sandbox/gvisor/internal/mountns"
 )
 
 func TestMain(m *testing.M) {
