@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"sync"
 
 	"kiln"
@@ -131,26 +132,36 @@ func (n *Node) end(id fleet.EnvironmentID, r *resident) {
 	n.unreserve(r.memoryMB)
 }
 
-// Run waits until ctx ends and then ends every environment. Invocations that run are waited for.
+// Run waits until ctx ends and then ends every environment. Whoever invokes must have drained before: invocations that still run
+// fail.
 func (n *Node) Run(ctx context.Context) error {
 	<-ctx.Done()
-	n.mu.Lock()
-	n.draining = true
-	ids := make(chan fleet.EnvironmentID, len(n.environments)) // filled here, before anybody reads
-	for id := range n.environments {
-		ids <- id
+	residents := n.drain()
+	queue := make(chan fleet.EnvironmentID, len(residents)) // filled here, before anybody reads
+	for id := range residents {
+		queue <- id
 	}
-	n.mu.Unlock()
-	close(ids)
+	close(queue)
 	for range stopParallelism {
 		n.ends.Go(func() {
-			for id := range ids {
+			for id := range queue {
+				if err := residents[id].Kill(); err != nil {
+					n.cfg.Log.Error("kill environment", "environment", id, "err", err)
+				}
 				n.Stop(id)
 			}
 		})
 	}
 	n.ends.Wait()
 	return nil
+}
+
+// drain lets no environment come any more and returns those that are there.
+func (n *Node) drain() map[fleet.EnvironmentID]*resident {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.draining = true
+	return maps.Clone(n.environments)
 }
 
 // Environments is how many environments there are.

@@ -54,6 +54,9 @@ type Environment struct {
 
 	mu    sync.Mutex
 	state State // +checklocks:mu
+	// sandbox is that of the box, for who must end it without having the turn.
+	sandbox sandbox.Sandbox // +checklocks:mu
+	killed  bool            // +checklocks:mu
 }
 
 // coldStart is what INIT left for the first invocation to tell.
@@ -103,6 +106,9 @@ func (e *Environment) boot(ctx context.Context, deadline time.Time, initLimit ti
 	}
 	booted := time.Now()
 	e.advance(Booted)
+	if !e.expose(b) {
+		return errors.Join(errKilled, b.destroy())
+	}
 	failed, err := b.launch(ctx, e.cfg.Process)
 	if err != nil {
 		return errors.Join(err, b.destroy())
@@ -311,6 +317,25 @@ func (e *Environment) Stop() error {
 		return fmt.Errorf("destroy sandbox %s: %w", e.cfg.Sandbox.ID, err)
 	}
 	return nil
+}
+
+var errKilled = errors.New("environment was killed")
+
+// expose lets Kill find the sandbox of b. It returns false if Kill has been called already.
+func (e *Environment) expose(b *box) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.sandbox = b.Sandbox
+	return !e.killed
+}
+
+// Kill ends the sandbox at once. An invocation that runs fails; Stop does the rest.
+func (e *Environment) Kill() error {
+	e.mu.Lock()
+	e.killed = true
+	s := e.sandbox
+	e.mu.Unlock()
+	return s.Destroy()
 }
 
 // State returns where the environment is in its life.

@@ -525,6 +525,28 @@ func TestStopWaitsForTheInvocationThatRuns(t *testing.T) {
 	}
 }
 
+func TestKillEndsTheInvocationThatRuns(t *testing.T) {
+	running := make(chan struct{})
+	f := start(t, func(g *guest) {
+		g.ready()
+		g.next()
+		close(running)
+		g.next()
+	})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		res, reusable, err := f.Invoke(t.Context(), kiln.Invocation{})
+		if err != nil || reusable || res.FunctionError != "Unhandled" {
+			t.Errorf("got %s, %v, %v", res.Payload, reusable, err)
+		}
+	})
+	<-running
+	if err := f.Kill(); err != nil {
+		t.Error(err)
+	}
+	wg.Wait()
+}
+
 func TestAGuestThatSaysNothingIsAnErrorAndLeavesNothing(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	engine := &mute{cancel: cancel}
