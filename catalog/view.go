@@ -20,8 +20,9 @@ type ViewConfig struct {
 	// Region appears in the ARNs of errors.
 	Region kiln.Region
 	// Retired is called with each deployment that is no longer current, because its function was changed or deleted or its
-	// version deleted. It is called by Run, one call at a time; while it blocks, the View gets no newer. Nil means nobody asks.
-	Retired func(ctx context.Context, deployment string)
+	// version deleted. It is called by Run, one call at a time, and must not block: meanwhile the View gets no newer. Nil means
+	// nobody asks.
+	Retired func(deployment string)
 	// Log gets records that cannot be read. Nil means nobody asks.
 	Log *slog.Logger
 }
@@ -40,7 +41,7 @@ type View struct {
 // NewView returns an empty View. Run fills it.
 func NewView(cfg ViewConfig) *View {
 	if cfg.Retired == nil {
-		cfg.Retired = func(context.Context, string) {}
+		cfg.Retired = func(string) {}
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
@@ -58,12 +59,12 @@ func (v *View) Run(ctx context.Context) error {
 	err := v.cfg.Store.Watch(ctx, "", func(e Event) error {
 		switch {
 		case e.Synced:
-			v.replace(ctx, fresh)
+			v.replace(fresh)
 			fresh = nil
 		case fresh != nil:
 			v.report(e, fresh.apply(e).err)
 		default:
-			v.update(ctx, e)
+			v.update(e)
 		}
 		return nil
 	})
@@ -71,7 +72,7 @@ func (v *View) Run(ctx context.Context) error {
 }
 
 // replace makes fresh what the View answers from.
-func (v *View) replace(ctx context.Context, fresh *index) {
+func (v *View) replace(fresh *index) {
 	v.mu.Lock()
 	old := v.live
 	v.live = fresh
@@ -83,18 +84,18 @@ func (v *View) replace(ctx context.Context, fresh *index) {
 	}
 	for d := range old.deployments() {
 		if !current[d] {
-			v.cfg.Retired(ctx, d)
+			v.cfg.Retired(d)
 		}
 	}
 }
 
-func (v *View) update(ctx context.Context, e Event) {
+func (v *View) update(e Event) {
 	v.mu.Lock()
 	c := v.live.apply(e)
 	v.mu.Unlock()
 	v.report(e, c.err)
 	if c.retired != "" {
-		v.cfg.Retired(ctx, c.retired)
+		v.cfg.Retired(c.retired)
 	}
 }
 

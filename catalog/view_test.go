@@ -31,7 +31,7 @@ type scenario struct {
 func newScenario(t *testing.T, store catalog.Store) *scenario {
 	s := &scenario{T: t, store: store}
 	s.view = catalog.NewView(catalog.ViewConfig{Store: store, Region: "us-east-1",
-		Retired: func(_ context.Context, d string) { s.retired = append(s.retired, d) }})
+		Retired: func(d string) { s.retired = append(s.retired, d) }})
 	var running sync.WaitGroup
 	running.Go(func() {
 		if err := s.view.Run(t.Context()); !errors.Is(err, context.Canceled) {
@@ -193,7 +193,7 @@ func TestViewThatRunsAgainForgetsWhatWasDeletedMeanwhile(t *testing.T) {
 		store := &failing{Store: catalogtest.NewMemory(), fail: make(chan error)}
 		var retired []string
 		view := catalog.NewView(catalog.ViewConfig{Store: store, Region: "us-east-1",
-			Retired: func(_ context.Context, d string) { retired = append(retired, d) }})
+			Retired: func(d string) { retired = append(retired, d) }})
 		fn := catalog.FunctionKey(account, "gone")
 		put(t, store, fn, newFunction("gone", "id", "d1"))
 		put(t, store, catalog.FunctionKey(account, "kept"), newFunction("kept", "id", "d2"))

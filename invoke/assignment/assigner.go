@@ -7,6 +7,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"kiln"
 	"kiln/fleet"
 )
@@ -30,18 +32,22 @@ type Assigner struct {
 
 	mu    sync.Mutex
 	table *Table // +checklocks:mu
+	// doomed are environments that Run has yet to stop: at most as many as the worker has.
+	doomed []fleet.EnvironmentID // +checklocks:mu
 
-	// stops are environments to stop, taken by Run. The buffer lets a retirement of many return at once; when it is full, the
-	// one who retires waits.
-	stops chan fleet.EnvironmentID
+	// wake tells Run that there are doomed ones; one token is enough.
+	wake chan struct{}
 }
+
+// stopParallelism bounds how many environments are stopped at a time: one that is slow to end must not hold up the others.
+const stopParallelism = 4
 
 // New returns an Assigner.
 func New(cfg Config) *Assigner {
 	if cfg.IdleTimeout == 0 {
 		cfg.IdleTimeout = DefaultIdleTimeout
 	}
-	return &Assigner{cfg: cfg, table: NewTable(), stops: make(chan fleet.EnvironmentID, 64)}
+	return &Assigner{cfg: cfg, table: NewTable(), wake: make(chan struct{}, 1)}
 }
 
 // Invoke runs inv in an environment of v. It returns an error only if the platform could not run it.
@@ -52,7 +58,7 @@ func (a *Assigner) Invoke(ctx context.Context, v *kiln.Version, inv kiln.Invocat
 			return kiln.Result{}, err
 		}
 		res, reusable, err := a.cfg.Worker.Invoke(ctx, id, inv)
-		a.release(ctx, v, id, reusable)
+		a.release(v, id, reusable)
 		if !errors.Is(err, fleet.ErrGone) {
 			return res, err
 		}
@@ -95,57 +101,67 @@ func (a *Assigner) start(ctx context.Context, v *kiln.Version) (fleet.Environmen
 }
 
 // release makes an environment idle again, or forgets it.
-func (a *Assigner) release(ctx context.Context, v *kiln.Version, id fleet.EnvironmentID, reusable bool) {
+func (a *Assigner) release(v *kiln.Version, id fleet.EnvironmentID, reusable bool) {
 	a.mu.Lock()
-	retired := false
-	if reusable {
-		retired = !a.table.Put(v.Deployment, id, time.Now())
-	} else {
+	defer a.mu.Unlock()
+	switch {
+	case !reusable:
 		a.table.Drop(v.Deployment)
-	}
-	a.mu.Unlock()
-	if retired {
-		a.stop(ctx, []fleet.EnvironmentID{id})
+	case !a.table.Put(v.Deployment, id, time.Now()):
+		a.doom(id)
 	}
 }
 
 // Retire ends the environments of a deployment that is no longer current: idle ones soon, busy ones when their invocation is
-// done.
-func (a *Assigner) Retire(ctx context.Context, deployment string) {
+// done. It does not wait for their end.
+func (a *Assigner) Retire(deployment string) {
 	a.mu.Lock()
-	ids := a.table.Retire(deployment)
-	a.mu.Unlock()
-	a.stop(ctx, ids)
+	defer a.mu.Unlock()
+	a.doom(a.table.Retire(deployment)...)
 }
 
-// stop hands environments to Run. When ctx ends they are left to the worker, which ends all it has.
-func (a *Assigner) stop(ctx context.Context, ids []fleet.EnvironmentID) {
-	for _, id := range ids {
-		select {
-		case a.stops <- id:
-		case <-ctx.Done():
-			return
-		}
+// doom hands environments to Run.
+//
+// +checklocks:a.mu
+func (a *Assigner) doom(ids ...fleet.EnvironmentID) {
+	a.doomed = append(a.doomed, ids...)
+	select {
+	case a.wake <- struct{}{}:
+	default:
 	}
 }
 
-// Run stops environments that are retired or idle for too long, until ctx ends.
+// Run stops environments that are retired or idle for too long, until ctx ends. What it leaves then is the worker's to end.
 func (a *Assigner) Run(ctx context.Context) error {
+	var stops errgroup.Group
+	stops.SetLimit(stopParallelism)
+	defer stops.Wait() // its functions return no error
 	tick := time.NewTicker(a.cfg.IdleTimeout / 10)
 	defer tick.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
-		case id := <-a.stops:
-			a.cfg.Worker.Stop(id)
+		case <-a.wake:
 		case now := <-tick.C:
-			a.mu.Lock()
-			ids := a.table.Expire(now.Add(-a.cfg.IdleTimeout))
-			a.mu.Unlock()
-			for _, id := range ids {
-				a.cfg.Worker.Stop(id)
-			}
+			a.expire(now)
+		}
+		for _, id := range a.takeDoomed() {
+			stops.Go(func() error { a.cfg.Worker.Stop(id); return nil })
 		}
 	}
+}
+
+func (a *Assigner) expire(now time.Time) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.doomed = append(a.doomed, a.table.Expire(now.Add(-a.cfg.IdleTimeout))...)
+}
+
+func (a *Assigner) takeDoomed() []fleet.EnvironmentID {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	ids := a.doomed
+	a.doomed = nil
+	return ids
 }

@@ -204,7 +204,7 @@ func TestRetiredEnvironmentsEndWhenTheirInvocationIsDone(t *testing.T) {
 			}
 		})
 		synctest.Wait()
-		a.Retire(t.Context(), "d")
+		a.Retire("d")
 		synctest.Wait()
 		if alive, _ := w.count(); alive != 1 {
 			t.Error("a running invocation lost its environment")
