@@ -12,14 +12,17 @@ import (
 // ErrGone is returned by Worker.Invoke for an environment that has ended.
 var ErrGone = errors.New("environment has ended")
 
+// ErrNoRoom is wrapped by the error of a Worker.Start that would succeed if enough other environments were stopped first.
+var ErrNoRoom = errors.New("no room for another environment")
+
 // EnvironmentID names one execution environment of one worker; it is never used again.
 type EnvironmentID string
 
 // Worker runs execution environments. It is safe for concurrent use.
 type Worker interface {
 	// Start makes an environment for v and runs its INIT phase. An INIT that fails is not an error: the first Invoke reports
-	// it. Errors are of kind InvalidRuntime (this worker has no such runtime), InvalidZipFile, Unavailable (no room, or
-	// draining), or Internal.
+	// it. Errors are of kind InvalidRuntime (this worker has no such runtime), InvalidZipFile, Unavailable (no room, which
+	// wraps ErrNoRoom, or draining), or Internal.
 	Start(ctx context.Context, v *kiln.Version) (EnvironmentID, error)
 
 	// Invoke runs one invocation in an idle environment and returns when the function answered, failed or was stopped at its

@@ -49,6 +49,8 @@ type Config struct {
 	IdleTimeout time.Duration
 	// DrainTimeout is how long requests in flight may take once Run's context has ended: 30 s.
 	DrainTimeout time.Duration
+	// Abandon is called when requests are still in flight after DrainTimeout, to end what they wait for. Nil means that nothing can.
+	Abandon func()
 	// MaxConnections bounds the open connections: 16,384. Further ones wait in the kernel to be accepted.
 	MaxConnections int
 	// MaxBodyMemory bounds the bytes of all request bodies held at once: 1 GiB. A request beyond it answers 503.
@@ -171,6 +173,9 @@ func (s *Server) Run(ctx context.Context) error {
 	return err
 }
 
+// abandonTime is how long requests may take to answer once what they waited for has been ended.
+const abandonTime = 5 * time.Second
+
 // drain returns when the requests in flight are done, or an error after DrainTimeout.
 func (s *Server) drain(ctx context.Context, srv *http.Server, conns *connections) error {
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.DrainTimeout)
@@ -182,6 +187,13 @@ func (s *Server) drain(ctx context.Context, srv *http.Server, conns *connections
 	select {
 	case <-s.flight.empty:
 	case <-ctx.Done():
+		s.cfg.Log.Warn("requests were still in flight at the end of the drain", "timeout", s.cfg.DrainTimeout)
+		if s.cfg.Abandon != nil {
+			s.cfg.Abandon()
+		}
+		var stop context.CancelFunc
+		ctx, stop = context.WithTimeout(context.WithoutCancel(ctx), abandonTime)
+		defer stop()
 	}
 	if err := errors.Join(err, srv.Shutdown(ctx)); err != nil {
 		return fmt.Errorf("drain %s: %w", s.cfg.Listener.Addr(), err)

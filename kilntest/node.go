@@ -34,6 +34,9 @@ const (
 // startTimeout bounds how long a node may take until it serves.
 const startTimeout = 30 * time.Second
 
+// stopTimeout bounds how long a node that has nothing to do may take to end.
+const stopTimeout = 15 * time.Second
+
 // Node is one running kiln.
 type Node struct {
 	// Endpoint is the URL of the API.
@@ -187,8 +190,16 @@ func (n *Node) Stop() {
 	if err := n.cmd.Process.Signal(syscall.SIGTERM); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		n.t.Fatal(err)
 	}
-	if err := n.wait(); err != nil {
-		n.t.Errorf("kiln ended with %v:\n%s", err, n.out)
+	ended := make(chan error, 1) // one value, so that its sender never waits
+	go func() { ended <- n.wait() }()
+	select {
+	case err := <-ended:
+		if err != nil {
+			n.t.Errorf("kiln ended with %v:\n%s", err, n.out)
+		}
+	case <-time.After(stopTimeout):
+		n.t.Errorf("kiln does not end within %v of SIGTERM:\n%s", stopTimeout, n.out)
+		n.Kill()
 	}
 	n.cmd = nil
 }

@@ -113,6 +113,46 @@ func TestStoppingLeavesNothingBehind(t *testing.T) {
 	}
 }
 
+func TestStoppingLetsInvocationsFinish(t *testing.T) {
+	n := kilntest.Start(t)
+	n.Deploy(t.Context(), kilntest.Function{Name: "f", Timeout: 20, Zip: python(t, sleeper)})
+	value[float64](t, n, "f", `0`)
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		if got := value[float64](t, n, "f", `2`); got != 2 {
+			t.Errorf("the invocation that ran answered %v", got)
+		}
+	})
+	<-time.After(500 * time.Millisecond) // the call is in the function by then
+	begun := time.Now()
+	n.Stop()
+	if took := time.Since(begun); took > 5*time.Second {
+		t.Errorf("took %v to end", took)
+	}
+	wg.Wait()
+}
+
+func TestStoppingIsBounded(t *testing.T) {
+	n := kilntest.Start(t, "--drain", "1s")
+	n.Deploy(t.Context(), kilntest.Function{Name: "f", Timeout: 100, Zip: python(t, sleeper)})
+	value[float64](t, n, "f", `0`)
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		_, err := n.Client().Invoke(t.Context(), &lambda.InvokeInput{FunctionName: aws.String("f"), Payload: []byte(`90`)})
+		wantCode(t, err, "ServiceUnavailableException")
+	})
+	<-time.After(500 * time.Millisecond) // the call is in the function by then
+	begun := time.Now()
+	n.Stop()
+	if took := time.Since(begun); took > 8*time.Second {
+		t.Errorf("took %v to end", took)
+	}
+	wg.Wait()
+}
+
+// sleeper is a function that takes as many seconds as the event says.
+const sleeper = "import time\ndef handler(event, context):\n    time.sleep(event)\n    return event\n"
+
 func TestNothingAcknowledgedIsLostByKilling(t *testing.T) {
 	before := tracesOf(t)
 	n := kilntest.Start(t)
@@ -187,7 +227,7 @@ func TestASecondNodeOnTheSameDataIsRefused(t *testing.T) {
 
 func TestASandboxThatIsKilledCostsOneCallAtMost(t *testing.T) {
 	n := kilntest.Start(t)
-	n.Deploy(t.Context(), kilntest.Function{Name: "f", Timeout: 20, Zip: python(t, "import time\ndef handler(event, context):\n    time.sleep(event)\n    return event\n")})
+	n.Deploy(t.Context(), kilntest.Function{Name: "f", Timeout: 20, Zip: python(t, sleeper)})
 
 	value[float64](t, n, "f", `0`)
 	killSandboxes(t, n)

@@ -132,6 +132,15 @@ func (n *Node) end(id fleet.EnvironmentID, r *resident) {
 	n.unreserve(r.memoryMB)
 }
 
+// Abandon ends every environment at once, and lets none come any more. Invocations that run fail as Unavailable.
+func (n *Node) Abandon() {
+	for id, r := range n.drain() {
+		if err := r.Kill(); err != nil {
+			n.cfg.Log.Error("kill environment", "environment", id, "err", err)
+		}
+	}
+}
+
 // Run waits until ctx ends and then ends every environment. Whoever invokes must have drained before: invocations that still run
 // fail.
 func (n *Node) Run(ctx context.Context) error {
@@ -177,10 +186,13 @@ func (n *Node) reserve(mb int) error {
 	if n.draining {
 		return errDraining()
 	}
+	if mb > n.cfg.MemoryMB {
+		return kiln.Errorf(kiln.Unavailable, "The function needs more memory than the node has for execution environments.")
+	}
 	if n.reservedMB+mb > n.cfg.MemoryMB {
 		return &kiln.Error{
 			Kind: kiln.Unavailable, Message: "The node has no memory left for another execution environment.",
-			Cause: fmt.Errorf("%d of %d MB are promised", n.reservedMB, n.cfg.MemoryMB),
+			Cause: fmt.Errorf("%w: %d of %d MB are promised", fleet.ErrNoRoom, n.reservedMB, n.cfg.MemoryMB),
 		}
 	}
 	n.reservedMB += mb

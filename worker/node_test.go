@@ -147,8 +147,13 @@ func TestMemoryIsPromisedToNoMoreThanFit(t *testing.T) {
 	n, p, _ := running(t)
 	first := mustStart(t, n)
 	mustStart(t, n)
-	if _, err := n.Start(t.Context(), version()); kiln.KindOf(err) != kiln.Unavailable {
+	if _, err := n.Start(t.Context(), version()); !errors.Is(err, fleet.ErrNoRoom) {
 		t.Fatalf("the third of two: %v", err)
+	}
+	big := version()
+	big.MemoryMB = 1000
+	if _, err := n.Start(t.Context(), big); kiln.KindOf(err) != kiln.Unavailable || errors.Is(err, fleet.ErrNoRoom) {
+		t.Errorf("one that can never fit: %v", err)
 	}
 	n.Stop(first)
 	mustStart(t, n)

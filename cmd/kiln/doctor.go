@@ -28,12 +28,7 @@ func doctorCommand() *cobra.Command {
 
 // doctor prints a line for each finding. The error is that kiln cannot run here.
 func doctor(ctx context.Context, data string) error {
-	scratch, err := os.MkdirTemp("", "kiln")
-	if err != nil {
-		return err
-	}
-	defer os.RemoveAll(scratch)
-	findings := gvisor.Check(ctx, gvisor.Config{Dir: scratch})
+	findings := gvisor.Check(ctx, gvisor.Config{Dir: data})
 	findings = append(findings, findRuntimes(ctx), findGuest())
 	w := tabwriter.NewWriter(os.Stdout, 0, 8, 2, ' ', 0)
 	for _, f := range findings {

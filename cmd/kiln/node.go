@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -37,6 +38,12 @@ import (
 
 // unpackedBytes bounds the unpacked code that a node keeps on disk.
 const unpackedBytes = 10 << 30
+
+// codeKeyBytes is the length of the key that signs the URLs of deployment packages.
+const codeKeyBytes = 32
+
+// maxPause bounds the pause before a part that failed is run again.
+const maxPause = 30 * time.Second
 
 // serve runs a node until ctx ends.
 func serve(ctx context.Context, o options, log *slog.Logger) (err error) {
@@ -85,7 +92,11 @@ func (n *node) layers(ctx context.Context) ([]layer, error) {
 	if err != nil {
 		return nil, err
 	}
-	host, err := n.host(ctx, engine, logs)
+	cache, err := artifact.Open(filepath.Join(n.data, "code"), n.blobs, unpackedBytes)
+	if err != nil {
+		return nil, err
+	}
+	host, err := n.host(ctx, engine, cache, logs)
 	if err != nil {
 		return nil, err
 	}
@@ -100,18 +111,19 @@ func (n *node) layers(ctx context.Context) ([]layer, error) {
 	invoker := invoker{&invoke.Service{Resolver: view, Limiter: admission.NewLimiter(kiln.DefaultConcurrency), Runner: assigner}}
 	server, err := frontend.New(frontend.Config{
 		Listener: n.listener, Handlers: handlers(control, kiln.Region(n.region), invoker), Verifier: n.verifier(view),
-		Account: n.key.Account, Code: n.blobs, CodeURL: urls, Log: n.log,
+		Account: n.key.Account, Code: n.blobs, CodeURL: urls, Abandon: workers.Abandon, DrainTimeout: n.drain, Log: n.log,
 	})
 	if err != nil {
 		return nil, err
 	}
 	return []layer{
 		{"function logs", logs.Run},
+		{"unpacked code", func(ctx context.Context) error { <-ctx.Done(); return cache.Close() }},
 		{"sandbox engine", engine.Run},
 		{"worker", workers.Run},
 		{"assignment", assigner.Run},
-		{"catalog view", untilCancelled(view.Run)},
-		{"control plane", untilCancelled(control.Run)},
+		n.restarted("catalog view", view.Run),
+		n.restarted("control plane", control.Run),
 		{"frontend", func(ctx context.Context) error {
 			select {
 			case <-view.Synced():
@@ -130,7 +142,7 @@ func handlers(control *deploy.Service, region kiln.Region, i frontend.Invoker) [
 }
 
 // host finds what this machine has to run functions on.
-func (n *node) host(ctx context.Context, engine *gvisor.Engine, logs *telemetry.FunctionLogs) (*worker.Host, error) {
+func (n *node) host(ctx context.Context, engine *gvisor.Engine, cache *artifact.Cache, logs *telemetry.FunctionLogs) (*worker.Host, error) {
 	runtimes, err := runtime.Find(ctx, runtime.Options{Path: n.path, Prefixes: n.prefixes()})
 	if err != nil {
 		return nil, err
@@ -140,10 +152,6 @@ func (n *node) host(ctx context.Context, engine *gvisor.Engine, logs *telemetry.
 		return nil, err
 	}
 	root, err := runtime.BuildRoot(filepath.Join(n.data, "root"), runtimes, program, bootstrap.Files)
-	if err != nil {
-		return nil, err
-	}
-	cache, err := artifact.Open(filepath.Join(n.data, "code"), n.blobs, unpackedBytes)
 	if err != nil {
 		return nil, err
 	}
@@ -169,18 +177,30 @@ func (n *node) verifier(view *catalog.View) *sigv4.Verifier {
 func (n *node) codeURLs() (*frontend.CodeURL, error) {
 	path := filepath.Join(n.data, "code-url.key")
 	key, err := os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		key = make([]byte, 32)
-		rand.Read(key) // never fails: crypto/rand
-		err = os.WriteFile(path, key, 0o600)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("read key of code URLs: %w", err)
 	}
-	if err != nil {
-		return nil, fmt.Errorf("key of code URLs: %w", err)
+	if len(key) != codeKeyBytes { // absent, or cut short by a crash: what it signed is good for minutes only
+		key = make([]byte, codeKeyBytes)
+		rand.Read(key) // never fails: crypto/rand
+		if err := os.WriteFile(path, key, 0o600); err != nil {
+			return nil, fmt.Errorf("write key of code URLs: %w", err)
+		}
 	}
 	return &frontend.CodeURL{Endpoint: n.endpoint(), Key: key}, nil
 }
 
-func (n *node) endpoint() string { return "http://" + n.listener.Addr().String() }
+// endpoint is where clients reach the node. An address that stands for all of the machine's becomes loopback's.
+func (n *node) endpoint() string {
+	if n.options.endpoint != "" {
+		return strings.TrimSuffix(n.options.endpoint, "/")
+	}
+	addr := n.listener.Addr().(*net.TCPAddr)
+	if addr.IP.IsUnspecified() {
+		return fmt.Sprintf("http://127.0.0.1:%d", addr.Port)
+	}
+	return "http://" + addr.String()
+}
 
 // announce says, on standard output, what a user needs to go on.
 func (n *node) announce(runtimes []string) {
@@ -214,12 +234,21 @@ func (i invoker) Check(ctx context.Context, t frontend.Target) error {
 	return i.service.Check(ctx, invoke.Target(t))
 }
 
-// untilCancelled makes the end of run by its context no error.
-func untilCancelled(run func(context.Context) error) func(context.Context) error {
-	return func(ctx context.Context) error {
-		if err := run(ctx); ctx.Err() == nil || err != nil && !errors.Is(err, context.Canceled) {
-			return err
+// restarted runs a part again when it fails, until ctx ends: the rest of the node serves from what it has meanwhile. The pause
+// between two runs doubles from a second.
+func (n *node) restarted(name string, run func(context.Context) error) layer {
+	return layer{name, func(ctx context.Context) error {
+		for pause := time.Second; ; pause = min(2*pause, maxPause) {
+			err := run(ctx)
+			if ctx.Err() != nil {
+				return nil
+			}
+			n.log.Error("part failed and is run again", "part", name, "pause", pause, "err", err)
+			select {
+			case <-time.After(pause):
+			case <-ctx.Done():
+				return nil
+			}
 		}
-		return nil
-	}
+	}}
 }

@@ -5,9 +5,11 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -19,6 +21,7 @@ import (
 // options are what `kiln serve` is told.
 type options struct {
 	listen    string
+	endpoint  string
 	data      string
 	region    string
 	auth      string
@@ -26,6 +29,7 @@ type options struct {
 	// runtimes are ID=PREFIX.
 	runtimes []string
 	memoryMB int
+	drain    time.Duration
 	first    account.Choice
 	path     []string
 }
@@ -51,10 +55,14 @@ func serveCommand() *cobra.Command {
 			if err := o.validate(); err != nil {
 				return err
 			}
+			var err error
+			if o.data, err = filepath.Abs(o.data); err != nil {
+				return err
+			}
 			if err := refuseUnfit(o.data); err != nil {
 				return err
 			}
-			err := serve(cmd.Context(), o, o.logger())
+			err = serve(cmd.Context(), o, o.logger())
 			if errors.Is(err, pebblestore.ErrLocked) {
 				return fmt.Errorf("the data directory %s is in use by another kiln", o.data)
 			}
@@ -63,12 +71,14 @@ func serveCommand() *cobra.Command {
 	}
 	f := c.Flags()
 	f.StringVar(&o.listen, "listen", "127.0.0.1:9600", "address of the API")
+	f.StringVar(&o.endpoint, "endpoint", "", "`URL` under which clients reach the API, for the URLs in answers; empty means the address it listens on")
 	f.StringVar(&o.data, "data", "/var/lib/kiln", "directory of everything that is kept")
 	f.StringVar(&o.region, "region", "us-east-1", "AWS region that the node answers for")
 	f.StringVar(&o.auth, "auth", authSigV4, "sigv4, or none, which only a loopback address allows")
 	f.StringVar(&o.logFormat, "log-format", "text", "form of the log on standard error: text or json")
 	f.StringArrayVar(&o.runtimes, "runtime", nil, "add a runtime: `ID=PREFIX`, the interpreter being below PREFIX/bin; may be repeated")
 	f.IntVar(&o.memoryMB, "memory", 0, "memory for execution environments in MB; 0 means four fifths of the machine's")
+	f.DurationVar(&o.drain, "drain", 30*time.Second, "how long invocations that run at SIGTERM may take")
 	return c
 }
 
@@ -85,8 +95,14 @@ func (o *options) validate() error {
 	if ip := net.ParseIP(host); o.auth == authNone && host != "localhost" && (ip == nil || !ip.IsLoopback()) {
 		faults = append(faults, fmt.Errorf("--auth none: anybody who reaches %s could run code here; listen on a loopback address", o.listen))
 	}
+	if u, err := url.Parse(o.endpoint); o.endpoint != "" && (err != nil || u.Scheme == "" || u.Host == "") {
+		faults = append(faults, fmt.Errorf("--endpoint %s: want a URL such as http://host:9600", o.endpoint))
+	}
 	if o.logFormat != "text" && o.logFormat != "json" {
 		faults = append(faults, fmt.Errorf("--log-format %s: want text or json", o.logFormat))
+	}
+	if o.drain <= 0 {
+		faults = append(faults, fmt.Errorf("--drain %v: want a time above 0", o.drain))
 	}
 	if o.memoryMB < 0 {
 		faults = append(faults, fmt.Errorf("--memory %d: want a number of MB", o.memoryMB))

@@ -3,10 +3,11 @@ package main
 import (
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestFlagsAreRefusedInPlainWords(t *testing.T) {
-	good := options{listen: "127.0.0.1:9600", auth: authSigV4, logFormat: "text"}
+	good := options{listen: "127.0.0.1:9600", auth: authSigV4, logFormat: "text", drain: time.Second}
 	if err := good.validate(); err != nil {
 		t.Fatal(err)
 	}
@@ -18,7 +19,9 @@ func TestFlagsAreRefusedInPlainWords(t *testing.T) {
 		"auth":              {func(o *options) { o.auth = "basic" }, "--auth"},
 		"open to everybody": {func(o *options) { o.auth, o.listen = authNone, "0.0.0.0:9600" }, "loopback"},
 		"open by name":      {func(o *options) { o.auth, o.listen = authNone, "example.com:9600" }, "loopback"},
+		"endpoint":          {func(o *options) { o.endpoint = "host:9600" }, "--endpoint"},
 		"log format":        {func(o *options) { o.logFormat = "xml" }, "--log-format"},
+		"drain":             {func(o *options) { o.drain = 0 }, "--drain"},
 		"memory":            {func(o *options) { o.memoryMB = -1 }, "--memory"},
 		"runtime":           {func(o *options) { o.runtimes = []string{"python3.13"} }, "--runtime"},
 		"relative prefix":   {func(o *options) { o.runtimes = []string{"python3.13=usr"} }, "--runtime"},

@@ -87,7 +87,7 @@ func (a *Assigner) acquire(ctx context.Context, v *kiln.Version) (fleet.Environm
 func (a *Assigner) start(ctx context.Context, v *kiln.Version) (fleet.EnvironmentID, error) {
 	for {
 		id, err := a.cfg.Worker.Start(ctx, v)
-		if kiln.KindOf(err) != kiln.Unavailable {
+		if !errors.Is(err, fleet.ErrNoRoom) {
 			return id, err
 		}
 		a.mu.Lock()

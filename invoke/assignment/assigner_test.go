@@ -34,7 +34,7 @@ func (w *fakeWorker) Start(context.Context, *kiln.Version) (fleet.EnvironmentID,
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if len(w.alive) >= w.room {
-		return "", kiln.Errorf(kiln.Unavailable, "no room")
+		return "", &kiln.Error{Kind: kiln.Unavailable, Cause: fleet.ErrNoRoom}
 	}
 	w.made++
 	id := fleet.EnvironmentID(fmt.Sprint("env", w.made))

@@ -186,8 +186,8 @@ func (c *Cache) fill(ctx context.Context, t *tree, size int64) {
 		c.bytes += t.bytes
 	}
 	c.mu.Unlock()
-	close(t.ready)
 	c.release(t)
+	close(t.ready)
 }
 
 // unpack returns how many bytes the tree takes.

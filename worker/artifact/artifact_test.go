@@ -329,7 +329,6 @@ func TestTreesAreWholeWhileOthersAreEvicted(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	c.work.Wait() // An unpacking gives its own reference back after it has told who waits.
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.bytes > c.maxBytes || len(c.trees) != c.idle.Len() || c.evictions == 0 {

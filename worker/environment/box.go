@@ -146,8 +146,17 @@ func (b *box) launch(ctx context.Context, start wire.Header) (*failure, error) {
 
 // expect reads one control frame, which must be of type t.
 func (b *box) expect(ctx context.Context, t wire.Type) (wire.Header, error) {
-	defer context.AfterFunc(ctx, func() { b.control.SetReadDeadline(time.Unix(1, 0)) })()
 	b.control.SetReadDeadline(time.Now().Add(guestTimeout))
+	done := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(done)
+		b.control.SetReadDeadline(time.Unix(1, 0))
+	})
+	defer func() {
+		if !stop() {
+			<-done // so that it does not end a later read
+		}
+	}()
 	h, _, err := wire.Read(b.control, 0)
 	if err != nil {
 		return h, errors.Join(err, ctx.Err())

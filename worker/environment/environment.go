@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"slices"
 	"strings"
@@ -166,6 +167,9 @@ func (e *Environment) Invoke(ctx context.Context, inv kiln.Invocation) (res kiln
 	}
 	if err := e.wake(); err != nil {
 		e.advance(Failed)
+		if closedWithin(e.box.Done(), exitGrace) {
+			err = fleet.ErrGone
+		}
 		return res, false, err
 	}
 	o := e.run(ctx, inv)
@@ -174,6 +178,10 @@ func (e *Environment) Invoke(ctx context.Context, inv kiln.Invocation) (res kiln
 		return res, false, fleet.ErrGone
 	}
 	res = e.conclude(inv, o)
+	if o.fatal && e.wasKilled() {
+		e.advance(Failed)
+		return kiln.Result{}, false, errKilled
+	}
 	if o.fatal {
 		e.advance(Failed)
 		return res, false, nil
@@ -216,6 +224,10 @@ func (e *Environment) run(ctx context.Context, inv kiln.Invocation) outcome {
 		o.payload, o.failed = f.body, &f.failure
 	} else {
 		o = e.exchange(inv, deadline)
+	}
+	if o.gone && cold.pending {
+		// It ended between INIT and its first event: another would do the same.
+		o = outcome{failed: new(e.box.cause(io.EOF)), fatal: true}
 	}
 	o.timing = cold.timing
 	o.timing.Handler = time.Since(begun)
@@ -319,7 +331,14 @@ func (e *Environment) Stop() error {
 	return nil
 }
 
-var errKilled = errors.New("environment was killed")
+// errKilled is what becomes of an invocation whose environment Kill has ended.
+var errKilled = kiln.Errorf(kiln.Unavailable, "The execution environment was ended. Please try again.")
+
+func (e *Environment) wasKilled() bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.killed
+}
 
 // expose lets Kill find the sandbox of b. It returns false if Kill has been called already.
 func (e *Environment) expose(b *box) bool {

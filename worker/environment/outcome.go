@@ -16,6 +16,8 @@ type failure struct {
 	Message string
 	// Status is the word of the REPORT line: "error" or "timeout".
 	Status string
+	// Bare says that the caller's message does not name the request.
+	Bare bool
 }
 
 func timedOut(limit time.Duration) failure {
@@ -43,6 +45,7 @@ func responseTooLarge() failure {
 		Type:    "Function.ResponseSizeTooLarge",
 		Message: fmt.Sprintf("Response payload size exceeded maximum allowed payload size (%d bytes).", kiln.MaxResponse),
 		Status:  "error",
+		Bare:    true,
 	}
 }
 
@@ -53,10 +56,14 @@ func brokenProtocol() failure {
 
 // payload is the error object that the caller of the invocation gets.
 func (f failure) payload(id kiln.RequestID) []byte {
+	message := f.Message
+	if !f.Bare {
+		message = fmt.Sprintf("RequestId: %s Error: %s", id, f.Message)
+	}
 	b, err := json.Marshal(struct {
 		ErrorType    string `json:"errorType"`
 		ErrorMessage string `json:"errorMessage"`
-	}{f.Type, fmt.Sprintf("RequestId: %s Error: %s", id, f.Message)})
+	}{f.Type, message})
 	if err != nil {
 		panic(err) // two strings always encode
 	}

@@ -35,7 +35,9 @@ const (
 	// freezePatience is how long the first attempt to freeze may take; it is 0.1 ms if all goes well. Every other may take twice as long as
 	// the one before, and thawPause lies between them.
 	freezePatience = 10 * time.Millisecond
-	thawPause      = time.Millisecond
+	// lastPatience is that of the last attempt. Whoever wants to use the sandbox may have to wait for all of them, 0.3 s.
+	lastPatience = 160 * time.Millisecond
+	thawPause    = time.Millisecond
 	// settleCheck is how often it is looked again. Version 1 tells nobody when it is done.
 	settleCheck = 200 * time.Microsecond
 )
@@ -220,7 +222,7 @@ func (g *Group) SetCPUs(cpus float64) error {
 func (g *Group) Freeze() error {
 	for patience := freezePatience; ; patience *= 2 {
 		err := g.tryFreeze(patience)
-		if !errors.Is(err, errUnsettled) || patience >= settle {
+		if !errors.Is(err, errUnsettled) || patience >= lastPatience {
 			return err
 		}
 		// A process that was stopped for its tracer, as gVisor's are while it makes them, never freezes if the tracer froze first.

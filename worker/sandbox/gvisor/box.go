@@ -29,7 +29,7 @@ type box struct {
 	last sandbox.Usage
 	left error
 
-	// freezer holds one token. Who has it may freeze and thaw.
+	// freezer holds one token. Who has it may freeze, thaw and kill: a process that is killed while it freezes stays.
 	freezer chan struct{}
 
 	mu        sync.Mutex
@@ -109,10 +109,24 @@ func (b *box) watchMemory() {
 	if _, err := b.oom.Read(event); err != nil {
 		return // closed: it ended for another reason
 	}
+	_ = b.kill(&b.exhausted) // watch does it once more, and reports
+}
+
+// kill notes why, so that nobody freezes the sandbox any more, and kills it.
+func (b *box) kill(why *bool) error {
 	b.mu.Lock()
-	b.exhausted = true
+	*why = true
 	b.mu.Unlock()
-	_ = b.group.Kill() // watch does it once more, and reports
+	<-b.freezer
+	defer func() { b.freezer <- struct{}{} }()
+	return b.group.Kill()
+}
+
+// doomed reports whether the sandbox has been killed.
+func (b *box) doomed() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.destroyed || b.exhausted
 }
 
 func (b *box) cause(exhausted bool) error {
@@ -132,6 +146,9 @@ func (b *box) cause(exhausted bool) error {
 func (b *box) Freeze() error {
 	<-b.freezer
 	defer func() { b.freezer <- struct{}{} }()
+	if b.doomed() {
+		return nil // it runs no more
+	}
 	return b.group.Freeze()
 }
 
@@ -173,10 +190,7 @@ func (b *box) Exit() sandbox.Exit { return b.exit }
 
 // Destroy implements sandbox.Sandbox.
 func (b *box) Destroy() error {
-	b.mu.Lock()
-	b.destroyed = true
-	b.mu.Unlock()
-	killErr := b.group.Kill()
+	killErr := b.kill(&b.destroyed)
 	limit := time.NewTimer(endTimeout)
 	defer limit.Stop()
 	select {

@@ -228,7 +228,10 @@ func (e *Engine) startLauncher(lock *os.File) (_ *exec.Cmd, err error) {
 
 // serve takes the launcher's messages until it ends, which it is told to do when ctx does.
 func (e *Engine) serve(ctx context.Context) error {
-	defer context.AfterFunc(ctx, func() { e.conn.CloseWrite() })()
+	defer context.AfterFunc(ctx, func() {
+		e.conn.CloseWrite()
+		e.conn.SetReadDeadline(time.Now().Add(endTimeout))
+	})()
 	if err := e.conn.SetReadDeadline(time.Now().Add(readyTimeout)); err != nil {
 		return fmt.Errorf("wait for launcher: %w", err)
 	}
