@@ -66,6 +66,7 @@ func BenchmarkNode(b *testing.B) {
 	b.Run("throughput", func(b *testing.B) { throughput(b, n) })
 	b.Run("thaw", func(b *testing.B) { thaw(b, n) })
 	b.Run("cold", func(b *testing.B) { cold(b, n) })
+	b.Run("timeout", func(b *testing.B) { overrun(b, n) })
 	b.Run("memory", func(b *testing.B) { memory(b, n) })
 }
 
@@ -200,6 +201,28 @@ func cold(b *testing.B, n *kilntest.Node) {
 		}
 		fmt.Fprintln(w)
 	}
+}
+
+// overrun reports how long after its timeout a handler that hangs is answered for.
+func overrun(b *testing.B, n *kilntest.Node) {
+	w := table(b, "answer after a timeout of 1 s | P50 ms late | max ms late")
+	code := kilntest.Zip(b, map[string]string{"index.py": "def handler(event, context):\n    while event: pass\n"})
+	n.Deploy(b.Context(), kilntest.Function{Name: "hangs", Timeout: 1, MemoryMB: 1769, Zip: code})
+	var late []time.Duration
+	for range 8 {
+		for _, event := range []string{"0", "1"} { // INIT does not count
+			t := time.Now()
+			_, err := n.Client().Invoke(b.Context(), &lambda.InvokeInput{FunctionName: aws.String("hangs"), Payload: []byte(event)})
+			if err != nil {
+				b.Fatal(err)
+			}
+			if event == "1" {
+				late = append(late, time.Since(t)-time.Second)
+			}
+		}
+	}
+	slices.Sort(late)
+	fmt.Fprintf(w, "Python\t%s\t%s\t\n", ms(at(late, 50)), ms(late[len(late)-1]))
 }
 
 // retire changes a function's configuration, so that its environments end.

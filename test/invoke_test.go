@@ -120,7 +120,8 @@ func TestAHungHandlerIsStoppedAtItsTimeout(t *testing.T) {
 	call(t, n, "hangs", `1`) // INIT does not count
 	begun := time.Now()
 	fails(t, n, "hangs", `0`)
-	if took := time.Since(begun); took < time.Second || took > 1250*time.Millisecond {
+	// How soon after its timeout it is answered is measured by the benchmarks; here a busy machine must not matter.
+	if took := time.Since(begun); took < time.Second || took > 3*time.Second {
 		t.Errorf("answered after %v", took)
 	}
 }
