@@ -4,10 +4,12 @@
 GO ?= go
 BUILD = CGO_ENABLED=0 $(GO) build -trimpath
 
-.PHONY: run test build bench lint soak generate setup clean
+.PHONY: run test build bench lint soak soak-v2 bare generate setup clean
 
+# Not `go run`, which ends with an error when Ctrl-C ends its program well.
 run: build
-	$(GO) run ./examples/run
+	$(GO) build -o bin/examples ./examples/run
+	@bin/examples
 
 build: bin/kiln
 
@@ -21,13 +23,21 @@ FORCE:
 
 # Tests that drive a node use bin/kiln; the clients are those that users have.
 test: setup build lint
-	$(GO) test -race -timeout 14m ./...
+	$(GO) test -race -p 1 -timeout 14m ./...
 
 bench: build
 	$(GO) test -run "^$$" -bench . -benchtime 1x -timeout 30m ./bench
 
 soak: setup build
 	KILN_SOAK=1 $(GO) test -timeout 2h ./test/...
+
+# The sandboxes on control groups of version 2, whatever this machine has, in a virtual machine.
+soak-v2: build
+	sh scripts/cgroup2.sh
+
+# .ci/run in a Debian root that has nothing else, on the committed tree.
+bare:
+	sh scripts/bare.sh
 
 lint:
 	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); if [ -n "$$unformatted" ]; then echo "gofmt would change:"; echo "$$unformatted"; exit 1; fi
