@@ -97,7 +97,11 @@ func reap(runtimePID int, control io.Writer) error {
 		case pid != runtimePID:
 			continue
 		}
-		if err := wire.Write(control, wire.Header{Type: wire.Exited, Status: describe(status)}, nil); err != nil {
+		err = wire.Write(control, wire.Header{Type: wire.Exited, Status: describe(status)}, nil)
+		if errors.Is(err, syscall.EPIPE) {
+			return nil // the worker has ended the sandbox meanwhile, and run sees it too
+		}
+		if err != nil {
 			return fmt.Errorf("send exited: %w", err)
 		}
 	}
