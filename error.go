@@ -16,6 +16,8 @@ const (
 	Internal Kind = iota
 	// Validation is a member that breaks the API model's constraints.
 	Validation
+	// Serialization is a value of another type than its member has.
+	Serialization
 	InvalidParameterValue
 	InvalidRequestContent
 	ResourceNotFound

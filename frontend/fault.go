@@ -18,6 +18,8 @@ func faultOf(k kiln.Kind) fault {
 	switch k {
 	case kiln.Validation:
 		return fault{http.StatusBadRequest, "ValidationException"}
+	case kiln.Serialization:
+		return fault{http.StatusBadRequest, "SerializationException"}
 	case kiln.InvalidParameterValue:
 		return fault{http.StatusBadRequest, "InvalidParameterValueException"}
 	case kiln.InvalidRequestContent:

@@ -191,6 +191,7 @@ var kinds = []struct {
 }{
 	{kiln.Internal, 500, "ServiceException", `"Type":"Server","Message":"An internal error occurred.`},
 	{kiln.Validation, 400, "ValidationException", `{"message":"why"}`},
+	{kiln.Serialization, 400, "SerializationException", `{"Message":"why"}`},
 	{kiln.InvalidParameterValue, 400, "InvalidParameterValueException", `{"Type":"User","message":"why"}`},
 	{kiln.InvalidRequestContent, 400, "InvalidRequestContentException", `{"Type":"User","message":"why"}`},
 	{kiln.ResourceNotFound, 404, "ResourceNotFoundException", `{"Type":"User","Message":"why"}`},

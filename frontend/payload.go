@@ -1,9 +1,11 @@
 package frontend
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"unicode/utf8"
 
 	"kiln"
@@ -52,8 +54,72 @@ func syntaxFault(p []byte) (string, int) {
 	if err == nil || err.Offset < 1 || int(err.Offset) > len(p) || err.Error() == "unexpected end of JSON input" {
 		return "Unexpected end-of-input", len(p)
 	}
-	r, _ := utf8.DecodeRune(p[err.Offset-1:])
-	return fmt.Sprintf("Unexpected character (%q (code %d))", r, r), int(err.Offset)
+	at := int(err.Offset) - 1
+	if start, ok := wordStart(p, at, err); ok {
+		return wrongToken(p, start)
+	}
+	r, _ := utf8.DecodeRune(p[at:])
+	switch text := err.Error(); {
+	case strings.HasSuffix(text, "in string literal"):
+		return fmt.Sprintf("Illegal unquoted character ((CTRL-CHAR, code %d)): has to be escaped using backslash to be included in string value", r), at + 1
+	case strings.HasSuffix(text, "in string escape code"):
+		return fmt.Sprintf("Unrecognized character escape '%c' (code %d)", r, r), at + 1
+	}
+	return fmt.Sprintf("Unexpected character ('%c' (code %d))%s", r, r, expected(r, err)), at + 1
+}
+
+const values = "(JSON String, Number, Array, Object or token 'null', 'true' or 'false')"
+
+// expected is what the parser wants in place of r, by where the fault is.
+func expected(r rune, err error) string {
+	for _, c := range []struct{ context, want string }{
+		{"looking for beginning of object key string", ": was expecting double-quote to start field name"},
+		{"after object key:value pair", ": was expecting comma to separate Object entries"},
+		{"after object key", ": was expecting a colon to separate field name and value"},
+		{"after array element", ": was expecting comma to separate Array entries"},
+	} {
+		if strings.HasSuffix(err.Error(), c.context) {
+			return c.want
+		}
+	}
+	switch {
+	case !strings.HasSuffix(err.Error(), "looking for beginning of value"):
+		return ""
+	case strings.ContainsRune("]},", r):
+		return ": expected a value"
+	}
+	return ": expected a valid value " + values
+}
+
+// wordStart returns where the word begins that p[at] is part of or ends, and false if there is none in place of a value.
+func wordStart(p []byte, at int, err error) (int, bool) {
+	start := at
+	for start > 0 && isWord(p[start-1]) {
+		start--
+	}
+	text := err.Error()
+	value := strings.HasSuffix(text, "looking for beginning of value") || strings.Contains(text, " in literal ") ||
+		strings.Contains(text, " after ") && start < at
+	return start, value && isWord(p[start]) && (p[start] < '0' || p[start] > '9')
+}
+
+// isWord reports whether c may be part of a word such as true.
+func isWord(c byte) bool {
+	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '_' || c == '$'
+}
+
+// wrongToken says that the word at start is none of JSON's. The parser has read the byte after it.
+func wrongToken(p []byte, start int) (string, int) {
+	const maxToken = 256
+	end := start
+	for end < len(p) && isWord(p[end]) && end-start < maxToken {
+		end++
+	}
+	token := p[start:end]
+	if end-start == maxToken {
+		token = append(bytes.Clone(token), "..."...)
+	}
+	return fmt.Sprintf("Unrecognized token '%s': was expecting %s", token, values), min(end+1, len(p))
 }
 
 // position turns an offset into a line and a column, both from 1.

@@ -33,8 +33,8 @@ type layout struct {
 // binding is a member that travels outside of the JSON body.
 type binding struct {
 	index int
-	// member is the member's name and name what it is called where it travels.
-	member, name string
+	// name is what the member is called where it travels.
+	name string
 }
 
 // structure is a shape in JSON: the members that are part of it, in order.
@@ -78,7 +78,7 @@ func (c *Codec) newLayout(t reflect.Type) layout {
 	for i := range t.NumField() {
 		f := t.Field(i)
 		where, name := travels(f.Tag)
-		l.bind(where, binding{index: i, member: f.Name, name: name})
+		l.bind(where, binding{index: i, name: name})
 		c.learn(f.Type)
 	}
 	if s := c.structureOf(t); len(s.fields) > 0 {

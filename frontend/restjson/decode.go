@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/base64"
 	"encoding/json"
-	"errors"
 	"math"
 	"net/http"
 	"reflect"
@@ -24,69 +23,39 @@ const maxElements = 20_000
 //
 // Members of a JSON body that the operation does not have are ignored, as AWS ignores them; they are no member that could be
 // enforced. Of a member given twice the last counts, and null is the same as absent. The error is a *kiln.Error: of kind
-// InvalidRequestContent if the body is not JSON, of kind Validation if a value does not have its member's type.
+// InvalidRequestContent if the body is not JSON, of kind Serialization if a value does not have its member's type.
 func (c *Codec) Decode(m Match, h http.Header, body []byte) (any, error) {
 	in := reflect.New(m.Operation.Input)
 	l := c.planOf(m.Operation).input
 	if err := l.decodeAddress(in.Elem(), m, h); err != nil {
-		return nil, refuse(err)
+		return nil, err
 	}
 	if err := c.decodeBody(in.Elem(), l, body); err != nil {
-		return nil, refuse(err)
+		return nil, err
 	}
 	return in.Interface(), nil
 }
 
-// mismatch is a value that its member cannot hold.
-type mismatch struct {
-	path string
-	text string
-}
-
-func (e *mismatch) Error() string {
-	if e.path == "" {
-		return e.text
-	}
-	return e.text + " (member " + e.path + ")"
-}
-
-// at adds a name in front of the path of a mismatch.
-func at(name string, err error) error {
-	m, ok := errors.AsType[*mismatch](err)
-	if !ok {
-		return err
-	}
-	if m.path != "" {
-		name += "." + m.path
-	}
-	return &mismatch{path: name, text: m.text}
-}
-
-// refuse turns a mismatch into the error that the caller reads.
-func refuse(err error) error {
-	if m, ok := errors.AsType[*mismatch](err); ok {
-		return kiln.Errorf(kiln.Validation, "%s", m.Error())
-	}
-	return err
-}
+// mismatch returns AWS's error about a value that its member cannot hold. It does not say which member.
+func mismatch(text string) error { return kiln.Errorf(kiln.Serialization, "%s", text) }
 
 // decodeAddress sets the members that travel in the path, the query and the headers.
 func (l *layout) decodeAddress(in reflect.Value, m Match, h http.Header) error {
 	for _, b := range l.labels {
 		if err := setScalar(in.Field(b.index), m.labels[b.name]); err != nil {
-			return at(b.member, err)
+			return err
 		}
 	}
 	for _, b := range l.params {
 		if err := setParameter(in.Field(b.index), m.query[b.name]); err != nil {
-			return at(b.member, err)
+			return err
 		}
 	}
 	for _, b := range l.headers {
 		// A header without a value is as good as none: proxies add and drop them.
 		if s := h.Get(b.name); s != "" {
 			if err := setScalar(in.Field(b.index), s); err != nil {
-				return at(b.member, err)
+				return err
 			}
 		}
 	}
@@ -125,12 +94,12 @@ func parseScalar(v reflect.Value, s string) error {
 	switch v.Kind() {
 	case reflect.String:
 		if !utf8.ValidString(s) {
-			return &mismatch{text: "Value is not UTF-8"}
+			return mismatch("Value is not UTF-8")
 		}
 		v.SetString(s)
 	case reflect.Bool:
 		if s != "true" && s != "false" {
-			return &mismatch{text: "STRING_VALUE can not be converted to a Boolean"}
+			return mismatch("STRING_VALUE can not be converted to a Boolean")
 		}
 		v.SetBool(s == "true")
 	case reflect.Int32, reflect.Int64:
@@ -138,7 +107,7 @@ func parseScalar(v reflect.Value, s string) error {
 	case reflect.Struct:
 		t, err := time.Parse(time.RFC3339, s)
 		if err != nil {
-			return &mismatch{text: "STRING_VALUE can not be converted to a Timestamp"}
+			return mismatch("STRING_VALUE can not be converted to a Timestamp")
 		}
 		v.Set(reflect.ValueOf(t.UTC()))
 	default:
@@ -150,11 +119,7 @@ func parseScalar(v reflect.Value, s string) error {
 func setInteger(v reflect.Value, s, token string) error {
 	n, err := strconv.ParseInt(s, 10, v.Type().Bits())
 	if err != nil {
-		name := "an Integer"
-		if v.Kind() == reflect.Int64 {
-			name = "a Long"
-		}
-		return &mismatch{text: token + " can not be converted to " + name}
+		return mismatch(token + " can not be converted to " + numberName(v.Kind()))
 	}
 	v.SetInt(n)
 	return nil
@@ -250,7 +215,7 @@ func (d *decoder) structure(v reflect.Value) error {
 			f.SetZero()
 			return nil
 		}
-		return at(name, d.value(f))
+		return d.value(f)
 	})
 }
 
@@ -262,7 +227,7 @@ func (d *decoder) mapping(v reflect.Value) error {
 		}
 		e := reflect.New(v.Type().Elem()).Elem()
 		if err := d.value(e); err != nil {
-			return at("*", err)
+			return err
 		}
 		m.SetMapIndex(reflect.ValueOf(name), e)
 		return nil
@@ -314,7 +279,7 @@ func (d *decoder) list(v reflect.Value) error {
 // count allows for one more element or entry.
 func (d *decoder) count() error {
 	if d.elements++; d.elements > maxElements {
-		return &mismatch{text: "More than " + strconv.Itoa(maxElements) + " list elements and map entries in one request"}
+		return mismatch("More than " + strconv.Itoa(maxElements) + " list elements and map entries in one request")
 	}
 	return nil
 }
@@ -336,7 +301,7 @@ func (d *decoder) blob(v reflect.Value) error {
 	blob := make([]byte, base64.StdEncoding.DecodedLen(len(raw)))
 	n, err := base64.StdEncoding.Decode(blob, raw)
 	if err != nil {
-		return &mismatch{text: "Value is not base64"}
+		return mismatch("Value is not base64")
 	}
 	v.SetBytes(blob[:n])
 	return nil
@@ -351,7 +316,7 @@ func (d *decoder) timestamp(v reflect.Value) error {
 	}
 	seconds, err := strconv.ParseFloat(string(d.token()), 64)
 	if err != nil || seconds < 0 || seconds > maxTimestamp {
-		return &mismatch{text: "NUMBER_VALUE can not be converted to a Timestamp"}
+		return mismatch("NUMBER_VALUE can not be converted to a Timestamp")
 	}
 	v.Set(reflect.ValueOf(time.UnixMilli(int64(math.Round(seconds * 1000))).UTC()))
 	return nil
@@ -380,16 +345,27 @@ func (d *decoder) scalar(v reflect.Value) error {
 func (d *decoder) number(v reflect.Value) error {
 	switch {
 	case !d.isNumber():
-		return d.unexpected("a number")
+		return d.unexpected(numberName(v.Kind()))
 	case v.Kind() != reflect.Float64:
 		return setInteger(v, string(d.token()), "NUMBER_VALUE")
 	}
 	f, err := strconv.ParseFloat(string(d.token()), 64)
 	if err != nil {
-		return &mismatch{text: "NUMBER_VALUE can not be converted to a Double"}
+		return mismatch("NUMBER_VALUE can not be converted to a Double")
 	}
 	v.SetFloat(f)
 	return nil
+}
+
+// numberName is what AWS calls a kind of number.
+func numberName(k reflect.Kind) string {
+	switch k {
+	case reflect.Int32:
+		return "an Integer"
+	case reflect.Int64:
+		return "a Long"
+	}
+	return "a Double"
 }
 
 func (d *decoder) isNumber() bool {
@@ -470,9 +446,9 @@ func (d *decoder) unexpected(want string) error {
 	found := "NUMBER_VALUE"
 	switch d.next() {
 	case '{':
-		return &mismatch{text: "Start of structure or map found where not expected."}
+		return mismatch("Start of structure or map found where not expected.")
 	case '[':
-		return &mismatch{text: "Start of list found where not expected"}
+		return mismatch("Start of list found where not expected")
 	case '"':
 		found = "STRING_VALUE"
 	case 't':
@@ -482,5 +458,5 @@ func (d *decoder) unexpected(want string) error {
 	case 'n':
 		found = "NULL_VALUE"
 	}
-	return &mismatch{text: found + " can not be converted to " + want}
+	return mismatch(found + " can not be converted to " + want)
 }

@@ -67,21 +67,21 @@ func TestDecodeRefusesWhatAMemberCannotHold(t *testing.T) {
 		{"two values", `{} {}`, kiln.InvalidRequestContent, "Could not parse request body into json: "},
 		{"invalid UTF-8", "{\"Description\":\"\xff\"}", kiln.InvalidRequestContent, "Invalid UTF-8"},
 		{"depth without end", strings.Repeat(`{"Code":`, 100_000) + "1" + strings.Repeat("}", 100_000), kiln.InvalidRequestContent, "depth"},
-		{"a list in place of the object", `[]`, kiln.Validation, "Start of list found where not expected"},
-		{"null in place of the object", `null`, kiln.Validation, "NULL_VALUE can not be converted to a structure or map"},
-		{"a string for an integer", `{"Timeout":"3"}`, kiln.Validation, "STRING_VALUE can not be converted to a number (member Timeout)"},
-		{"a fraction for an integer", `{"Timeout":3.5}`, kiln.Validation, "NUMBER_VALUE can not be converted to an Integer (member Timeout)"},
-		{"an integer too large", `{"Timeout":2147483648}`, kiln.Validation, "NUMBER_VALUE can not be converted to an Integer (member Timeout)"},
-		{"a number for a string", `{"Role":1}`, kiln.Validation, "NUMBER_VALUE can not be converted to a String (member Role)"},
-		{"a structure for a string", `{"Role":{}}`, kiln.Validation, "Start of structure or map found where not expected. (member Role)"},
-		{"a string for a boolean", `{"Publish":"true"}`, kiln.Validation, "STRING_VALUE can not be converted to a Boolean (member Publish)"},
-		{"a string for a list", `{"Layers":"a"}`, kiln.Validation, "STRING_VALUE can not be converted to a list (member Layers)"},
-		{"null in a list", `{"Layers":[null]}`, kiln.Validation, "NULL_VALUE can not be converted to a String (member Layers)"},
-		{"null in a map", `{"Tags":{"a":null}}`, kiln.Validation, "NULL_VALUE can not be converted to a String (member Tags.*)"},
-		{"a map for a list deep down", `{"VpcConfig":{"SubnetIds":{}}}`, kiln.Validation, "Start of structure or map found where not expected. (member VpcConfig.SubnetIds)"},
-		{"no base64", `{"Code":{"ZipFile":"*"}}`, kiln.Validation, "Value is not base64 (member Code.ZipFile)"},
-		{"a number for a blob", `{"Code":{"ZipFile":1}}`, kiln.Validation, "NUMBER_VALUE can not be converted to a Blob (member Code.ZipFile)"},
-		{"elements without end", `{"FileSystemConfigs":[` + strings.Repeat("{},", 20_000) + `{}]}`, kiln.Validation, "More than 20000 list elements"},
+		{"a list in place of the object", `[]`, kiln.Serialization, "Start of list found where not expected"},
+		{"null in place of the object", `null`, kiln.Serialization, "NULL_VALUE can not be converted to a structure or map"},
+		{"a string for an integer", `{"Timeout":"3"}`, kiln.Serialization, "STRING_VALUE can not be converted to an Integer"},
+		{"a fraction for an integer", `{"Timeout":3.5}`, kiln.Serialization, "NUMBER_VALUE can not be converted to an Integer"},
+		{"an integer too large", `{"Timeout":2147483648}`, kiln.Serialization, "NUMBER_VALUE can not be converted to an Integer"},
+		{"a number for a string", `{"Role":1}`, kiln.Serialization, "NUMBER_VALUE can not be converted to a String"},
+		{"a structure for a string", `{"Role":{}}`, kiln.Serialization, "Start of structure or map found where not expected."},
+		{"a string for a boolean", `{"Publish":"true"}`, kiln.Serialization, "STRING_VALUE can not be converted to a Boolean"},
+		{"a string for a list", `{"Layers":"a"}`, kiln.Serialization, "STRING_VALUE can not be converted to a list"},
+		{"null in a list", `{"Layers":[null]}`, kiln.Serialization, "NULL_VALUE can not be converted to a String"},
+		{"null in a map", `{"Tags":{"a":null}}`, kiln.Serialization, "NULL_VALUE can not be converted to a String"},
+		{"a map for a list deep down", `{"VpcConfig":{"SubnetIds":{}}}`, kiln.Serialization, "Start of structure or map found where not expected."},
+		{"no base64", `{"Code":{"ZipFile":"*"}}`, kiln.Serialization, "Value is not base64"},
+		{"a number for a blob", `{"Code":{"ZipFile":1}}`, kiln.Serialization, "NUMBER_VALUE can not be converted to a Blob"},
+		{"elements without end", `{"FileSystemConfigs":[` + strings.Repeat("{},", 20_000) + `{}]}`, kiln.Serialization, "More than 20000 list elements"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			in, err := decode(t, "POST", "/2015-03-31/functions", nil, c.body)
@@ -109,7 +109,7 @@ func TestTimestampsAreSecondsInJSON(t *testing.T) {
 		}
 	}
 	for _, body := range []string{`"2024-01-01T00:00:00Z"`, `1e300`, `-1`, `1e400`, `253402300800`, `true`} {
-		if in, err := decode(t, "POST", "/2015-03-31/event-source-mappings", nil, `{"StartingPositionTimestamp":`+body+`}`); kiln.KindOf(err) != kiln.Validation {
+		if in, err := decode(t, "POST", "/2015-03-31/event-source-mappings", nil, `{"StartingPositionTimestamp":`+body+`}`); kiln.KindOf(err) != kiln.Serialization {
 			t.Errorf("%s = %v, %v", body, in, err)
 		}
 	}
@@ -125,7 +125,7 @@ func TestParametersMustHaveTheirMembersType(t *testing.T) {
 		"/2025-12-01/durable-executions/a?IncludeExecutionData=yes",
 		"/2025-12-01/functions/f/durable-executions?StartedAfter=1700000000",
 	} {
-		if in, err := decode(t, "GET", uri, nil, ""); kiln.KindOf(err) != kiln.Validation {
+		if in, err := decode(t, "GET", uri, nil, ""); kiln.KindOf(err) != kiln.Serialization {
 			t.Errorf("%s = %v, %v", uri, in, err)
 		}
 	}
@@ -172,7 +172,7 @@ func FuzzRouteAndDecode(f *testing.F) {
 		}
 		in, err := codec.Decode(m, u.Header, []byte(body))
 		if err != nil {
-			if k := kiln.KindOf(err); k != kiln.Validation && k != kiln.InvalidRequestContent {
+			if k := kiln.KindOf(err); k != kiln.Serialization && k != kiln.InvalidRequestContent {
 				t.Fatalf("error %v", err)
 			}
 			return

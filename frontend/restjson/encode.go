@@ -235,7 +235,11 @@ func (c *Codec) Error(code string, status int, message string, extra map[string]
 	resp.Header.Set("X-Amzn-Errortype", code)
 	e, modelled := c.exceptions[code]
 	if !modelled {
-		resp.Body = append(appendMessage([]byte{'{'}, "message", message), '}')
+		name := "message"
+		if code == "SerializationException" {
+			name = "Message" // it comes from a lower layer of AWS's services than the others
+		}
+		resp.Body = append(appendMessage([]byte{'{'}, name, message), '}')
 		return resp
 	}
 	resp.Body = []byte{'{'}

@@ -35,6 +35,11 @@ func (v *Violations) AddSensitive(member, rule string) {
 	v.found = append(v.found, fmt.Sprintf("Value at '%s' failed to satisfy constraint: %s", member, rule))
 }
 
+// AddList adds a violation by a list.
+func (v *Violations) AddList(member string, list []string, rule string) {
+	v.Add(member, "["+strings.Join(list, ", ")+"]", rule)
+}
+
 // Missing adds the violation that a required member is absent.
 func (v *Violations) Missing(member string) {
 	v.found = append(v.found, fmt.Sprintf("Value null at '%s' failed to satisfy constraint: Member must not be null", member))
@@ -42,12 +47,27 @@ func (v *Violations) Missing(member string) {
 
 // Length wants value to have min to max characters.
 func (v *Violations) Length(member, value string, min, max int) {
-	switch n := utf8.RuneCountInString(value); {
-	case n > max:
-		v.Add(member, value, fmt.Sprintf("Member must have length less than or equal to %d", max))
-	case n < min:
-		v.Add(member, value, fmt.Sprintf("Member must have length greater than or equal to %d", min))
+	if rule := lengthRule(utf8.RuneCountInString(value), min, max); rule != "" {
+		v.Add(member, value, rule)
 	}
+}
+
+// Items wants list to have min to max elements.
+func (v *Violations) Items(member string, list []string, min, max int) {
+	if rule := lengthRule(len(list), min, max); rule != "" {
+		v.AddList(member, list, rule)
+	}
+}
+
+// lengthRule is the rule that a length of n breaks, "" if it is within min and max.
+func lengthRule(n, min, max int) string {
+	switch {
+	case n > max:
+		return fmt.Sprintf("Member must have length less than or equal to %d", max)
+	case n < min:
+		return fmt.Sprintf("Member must have length greater than or equal to %d", min)
+	}
+	return ""
 }
 
 // Range wants value to be min to max.
