@@ -12,12 +12,17 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
+	"syscall"
 
 	"kiln"
 )
 
 // ErrCorrupt is returned by Verify for an object that is not what was stored.
 var ErrCorrupt = errors.New("object is corrupt")
+
+// ErrFull is returned by Dir's Put when the object would not leave enough of the disk free.
+var ErrFull = errors.New("disk is full")
 
 // Verify reads all of r and returns an error that wraps ErrCorrupt unless its digest is d. Stores do not verify what they open.
 func Verify(r Reader, d kiln.Digest) error {
@@ -57,7 +62,17 @@ func consistsOf(s, set string) bool {
 // when it is whole and on disk.
 type Dir struct {
 	path string
+	// available returns how many bytes of the disk are free.
+	available func() (uint64, error)
+
+	mu sync.Mutex
+	// writing is the size of all objects that are being written.
+	writing uint64 // +checklocks:mu
 }
+
+// reserveBytes of the disk stay free of objects. It is as much as the catalog keeps free for itself, so that code does not take
+// what deletions need.
+const reserveBytes = 64 << 20
 
 // tempDir holds files that are being written. It is no account, so nothing in it is taken for an object.
 const tempDir = "tmp"
@@ -75,7 +90,16 @@ func Open(dir string) (*Dir, error) {
 	if err := os.Mkdir(temp, 0o700); err != nil {
 		return nil, fmt.Errorf("make object store: %w", err)
 	}
-	return &Dir{path: dir}, nil
+	return &Dir{path: dir, available: func() (uint64, error) { return freeBytes(dir) }}, nil
+}
+
+// freeBytes returns what an unprivileged process may still write to the disk below dir.
+func freeBytes(dir string) (uint64, error) {
+	var s syscall.Statfs_t
+	if err := syscall.Statfs(dir, &s); err != nil {
+		return 0, err
+	}
+	return s.Bavail * uint64(s.Bsize), nil
 }
 
 func (s *Dir) account(a kiln.AccountID) string { return filepath.Join(s.path, string(a)) }
@@ -88,15 +112,13 @@ func (s *Dir) file(a kiln.AccountID, d kiln.Digest) string {
 	return filepath.Join(s.shard(a, d), string(d))
 }
 
-// Put implements Store. An object that is there but damaged is replaced.
+// Put implements Store. An object that is there but damaged is replaced. One that is not there is refused with an error that
+// wraps ErrFull if it would leave less than 64 MiB of the disk free.
 func (s *Dir) Put(ctx context.Context, a kiln.AccountID, content []byte) (kiln.Digest, error) {
 	if err := errors.Join(ctx.Err(), validateAccount(a)); err != nil {
 		return "", err
 	}
 	d := kiln.DigestOf(content)
-	if err := os.MkdirAll(s.shard(a, d), 0o700); err != nil {
-		return "", fmt.Errorf("make directory of object: %w", err)
-	}
 	same, err := s.holds(a, d, content)
 	if err == nil && !same {
 		err = s.write(s.file(a, d), content)
@@ -137,8 +159,48 @@ func (s *Dir) holds(a kiln.AccountID, d kiln.Digest, content []byte) (bool, erro
 	}
 }
 
+// reserve takes size bytes of what is free on the disk, until release.
+func (s *Dir) reserve(size uint64) error {
+	writing := s.take(size)
+	// Read after size was taken, so that nobody's bytes are missing in both. Those that are on the disk already are in both, which
+	// errs on the safe side.
+	free, err := s.available()
+	switch {
+	case err != nil:
+		err = fmt.Errorf("read free space of disk: %w", err)
+	case free < reserveBytes+writing:
+		err = fmt.Errorf("%w: %d MB left, %d MB are kept free", ErrFull, free>>20, reserveBytes>>20)
+	default:
+		return nil
+	}
+	s.release(size)
+	return err
+}
+
+// take returns the size of all that is being written, with size.
+func (s *Dir) take(size uint64) uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.writing += size
+	return s.writing
+}
+
+func (s *Dir) release(size uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.writing -= size
+}
+
 // write makes the file with content, so that it is whole and on disk before it has its name.
 func (s *Dir) write(name string, content []byte) (err error) {
+	size := uint64(len(content))
+	if err := s.reserve(size); err != nil {
+		return err
+	}
+	defer s.release(size)
+	if err := os.MkdirAll(filepath.Dir(name), 0o700); err != nil {
+		return err
+	}
 	f, err := os.CreateTemp(filepath.Join(s.path, tempDir), "") // With mode 0600.
 	if err != nil {
 		return err

@@ -16,9 +16,16 @@ const (
 	MaxCommit = 8 << 20
 )
 
-// Validate returns an error unless changes may be passed to Commit: there is at least one, all are within the bounds, no key
-// occurs twice, and all keys begin with the same account.
+// Validate returns an error that wraps ErrRefused unless changes may be passed to Commit: there is at least one, all are within
+// the bounds, no key occurs twice, and all keys begin with the same account.
 func Validate(changes []Change) error {
+	if err := validate(changes); err != nil {
+		return fmt.Errorf("%w: %w", ErrRefused, err)
+	}
+	return nil
+}
+
+func validate(changes []Change) error {
 	if n := len(changes); n == 0 || n > MaxChanges {
 		return fmt.Errorf("commit of %d changes: want 1 to %d", n, MaxChanges)
 	}

@@ -21,6 +21,9 @@ type Revision uint64
 // ErrConflict is returned by Commit when a record is not at the revision that the caller expected.
 var ErrConflict = errors.New("record changed since it was read")
 
+// ErrRefused is wrapped by the errors of commits that were turned down before anything was written, for whatever other reason.
+var ErrRefused = errors.New("commit refused")
+
 // Record is a stored value.
 type Record struct {
 	Key      Key
@@ -55,6 +58,9 @@ type Store interface {
 
 	// Commit makes all changes or none. When it returns nil they survive a crash of the machine. It returns ErrConflict, and
 	// changes nothing, if one record is not at its If. All keys belong to one account and none occurs twice.
+	//
+	// An error that wraps ErrRefused says that nothing was changed either: changes are not valid, ctx had ended before, or the
+	// store cannot write. After any other error the changes may have been made, or may yet appear after a restart.
 	Commit(ctx context.Context, changes ...Change) (Revision, error)
 
 	// Watch calls fn with every record whose key begins with prefix, then once with Synced, then with each later change in

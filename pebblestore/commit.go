@@ -2,7 +2,9 @@ package pebblestore
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/cockroachdb/pebble/v2"
 
@@ -29,11 +31,14 @@ func (r *request) size() (n int) {
 	return n
 }
 
+// refused marks the error of a commit of which nothing was written.
+func refused(err error) error { return fmt.Errorf("%w: %w", catalog.ErrRefused, err) }
+
 // Commit implements catalog.Store. When ctx ends while the disk is at work, Commit returns ctx's error, and the changes may have
 // been made.
 func (s *records) Commit(ctx context.Context, changes ...catalog.Change) (catalog.Revision, error) {
 	if err := ctx.Err(); err != nil {
-		return 0, err
+		return 0, refused(err)
 	}
 	if err := catalog.Validate(changes); err != nil {
 		return 0, err
@@ -42,9 +47,9 @@ func (s *records) Commit(ctx context.Context, changes ...catalog.Change) (catalo
 	select {
 	case s.requests <- r:
 	case <-ctx.Done():
-		return 0, ctx.Err()
+		return 0, refused(ctx.Err())
 	case <-s.quit:
-		return 0, ErrClosed
+		return 0, refused(ErrClosed)
 	}
 	select {
 	case <-r.done:
@@ -83,51 +88,59 @@ func (s *records) gather(first *request) []*request {
 
 // commit decides a group of requests, stores what holds and answers all.
 func (s *records) commit(group []*request) {
-	w := &writes{
-		batch:    s.pebble.NewBatch(),
-		stored:   s.pebble,
-		before:   make(map[catalog.Key]catalog.Record),
-		staged:   make(map[catalog.Key]catalog.Revision),
-		revision: s.now().revision,
-	}
+	w := s.newWrites()
+	s.decide(w, group)
+	err := s.store(w)
 	for _, r := range group {
-		r.revision, r.err = w.add(r.changes)
-	}
-	err := w.err
-	if err == nil {
-		err = s.reserve.check()
-	}
-	if err == nil {
-		err = s.store(w)
-	}
-	for _, r := range group {
-		if err != nil {
-			// A conflict too may be with a request of this group, which was not stored.
+		// A conflict too may be with a request of this group, which was not stored.
+		if err != nil && !errors.Is(r.err, catalog.ErrRefused) {
 			r.revision, r.err = 0, err
 		}
 		close(r.done)
 	}
 }
 
-// store makes what was staged durable, then visible.
+// newWrites returns writes with nothing in them yet. Pass them to store, which closes them.
+func (s *records) newWrites() *writes {
+	return &writes{
+		batch:    s.pebble.NewBatch(),
+		stored:   s.pebble,
+		before:   make(map[catalog.Key]catalog.Record),
+		staged:   make(map[catalog.Key]catalog.Revision),
+		revision: s.now().revision,
+	}
+}
+
+// decide puts into w those requests that hold and for which the disk has room.
+func (s *records) decide(w *writes, group []*request) {
+	left, err := s.reserve.available()
+	for _, r := range group {
+		if err != nil {
+			r.err = refused(fmt.Errorf("read free space of disk: %w", err))
+		} else {
+			r.err = s.reserve.check(left, r.changes)
+		}
+		if r.err == nil {
+			r.revision, r.err = w.add(r.changes)
+		}
+	}
+}
+
+// store makes what was staged durable, then visible. It closes the batch.
 func (s *records) store(w *writes) error {
+	err := w.err
+	if err == nil {
+		err = s.disk.failure() // What was under way when the disk failed must stay hidden.
+	}
+	if err != nil {
+		return errors.Join(refused(err), w.batch.Close())
+	}
 	if w.revision == s.now().revision {
 		return w.batch.Close()
 	}
-	if err := s.disk.failure(); err != nil {
-		return err // What was under way when the disk failed must stay hidden.
-	}
 	s.hide(w.before)
-	err := s.disk.run(func() error {
-		if err := w.batch.Set([]byte(revisionKey), encode(w.revision, nil), nil); err != nil {
-			return err
-		}
-		if err := w.batch.Commit(pebble.Sync); err != nil {
-			return err
-		}
-		return w.batch.Close()
-	})
-	if err != nil {
+	// When the disk fails, write goes on behind run's back and has the batch: nobody else may close it.
+	if err := s.disk.run(w.write); err != nil {
 		s.disk.fail(err) // Whatever it was: what is stored is unknown, and stays hidden.
 		return fmt.Errorf("store commit: %w", s.disk.failure())
 	}
@@ -170,7 +183,7 @@ func (w *writes) add(changes []catalog.Change) (catalog.Revision, error) {
 	for _, c := range changes {
 		at, err := w.at(c.Key)
 		if err != nil {
-			return 0, err
+			return 0, refused(err)
 		}
 		if at != c.If {
 			return 0, catalog.ErrConflict
@@ -216,19 +229,30 @@ func (w *writes) stage(at catalog.Revision, c catalog.Change) error {
 	return w.batch.Set(recordKey(c.Key), encode(at, c.Value), nil)
 }
 
+// write makes the batch durable and closes it.
+func (w *writes) write() error {
+	err := w.batch.Set([]byte(revisionKey), encode(w.revision, nil), nil)
+	if err == nil {
+		err = w.batch.Commit(pebble.Sync)
+	}
+	return errors.Join(err, w.batch.Close())
+}
+
 // reserve is the space on the disk that commits must leave free.
 type reserve struct {
 	bytes     uint64
 	available func() (uint64, error)
 }
 
-func (r reserve) check() error {
-	left, err := r.available()
-	if err != nil {
-		return fmt.Errorf("read free space of disk: %w", err)
+// check returns an error that wraps ErrFull unless changes can be stored with left bytes free. Deletions may use half of the
+// reserve: they are the way out of a full disk.
+func (r reserve) check(left uint64, changes []catalog.Change) error {
+	keep := r.bytes
+	if !slices.ContainsFunc(changes, func(c catalog.Change) bool { return c.Value != nil }) {
+		keep /= 2
 	}
-	if left < r.bytes {
-		return fmt.Errorf("%w: %d MB left, %d MB are kept free", ErrFull, left>>20, r.bytes>>20)
+	if left < keep {
+		return refused(fmt.Errorf("%w: %d MB left, %d MB are kept free", ErrFull, left>>20, keep>>20))
 	}
 	return nil
 }

@@ -36,7 +36,7 @@ var (
 	ErrLocked = errors.New("data directory is in use by another process")
 	// ErrCorrupt is returned when stored bytes are not what was written.
 	ErrCorrupt = errors.New("stored data is corrupt")
-	// ErrFull is returned by commits while the disk has less space left than Options.ReserveBytes.
+	// ErrFull is returned by commits while the disk has less space left than Options.ReserveBytes, with catalog.ErrRefused.
 	ErrFull = errors.New("disk is full")
 	// ErrFailed is returned by commits once a write to the disk has failed. Reads go on; writing needs a restart.
 	ErrFailed = errors.New("disk failed, restart to recover")
@@ -54,7 +54,7 @@ type Options struct {
 	// exist at a time.
 	MemTableBytes uint64
 	// ReserveBytes is the free space on the disk below which commits are refused, 64 MiB if 0. It is what flushes and
-	// compactions of what has been committed run on.
+	// compactions of what has been committed run on. Commits that only delete are refused below half of it.
 	ReserveBytes uint64
 
 	// fs is the file system below the database, the machine's if nil.

@@ -401,10 +401,13 @@ func TestFailedDiskAcknowledgesNothingAndCanStillBeRead(t *testing.T) {
 			if !errors.Is(err, ErrFailed) || !errors.Is(err, syscall.EIO) {
 				t.Fatalf("commit: got %v, want ErrFailed of EIO", err)
 			}
+			if tt.file == ".log" && tt.op == "sync" && errors.Is(err, catalog.ErrRefused) {
+				t.Error("a commit that may be on the disk says that it is not")
+			}
 			<-d.Failed()
 			faulty.inject(failOn("", "", nil))
-			if _, err := s.Commit(t.Context(), put("after", "1", 0)); !errors.Is(err, ErrFailed) {
-				t.Errorf("commit once the disk works again: got %v, want ErrFailed", err)
+			if _, err := s.Commit(t.Context(), put("after", "1", 0)); !errors.Is(err, ErrFailed) || !errors.Is(err, catalog.ErrRefused) {
+				t.Errorf("commit once the disk works again: got %v, want ErrRefused for ErrFailed", err)
 			}
 			if r := get(t, s, "before"); r.Revision != before {
 				t.Errorf("got %v, want revision %d", r, before)
@@ -464,14 +467,87 @@ func TestFullDiskRefusesCommitsUntilThereIsSpace(t *testing.T) {
 	faulty := newFaultyFS()
 	s := openFor(t, t.TempDir(), Options{fs: faulty}).Catalog()
 	faulty.free.Store(1 << 20)
-	if _, err := s.Commit(t.Context(), put("a", "1", 0)); !errors.Is(err, ErrFull) {
-		t.Fatalf("got %v, want ErrFull", err)
+	if _, err := s.Commit(t.Context(), put("a", "1", 0)); !errors.Is(err, ErrFull) || !errors.Is(err, catalog.ErrRefused) {
+		t.Fatalf("got %v, want ErrRefused for ErrFull", err)
 	}
 	if r := get(t, s, "a"); r.Revision != 0 {
 		t.Fatalf("a refused commit left %v", r)
 	}
 	faulty.free.Store(1 << 30)
 	commit(t, s, put("a", "1", 0))
+}
+
+func TestDeletionsUseHalfOfTheReserve(t *testing.T) {
+	faulty := newFaultyFS()
+	s := openFor(t, t.TempDir(), Options{fs: faulty, ReserveBytes: 64 << 20}).Catalog()
+	at := commit(t, s, put("a", "1", 0), put("b", "1", 0))
+	a, b := catalog.Change{Key: key("a"), If: at}, catalog.Change{Key: key("b"), If: at}
+	faulty.free.Store(64<<20 - 1)
+	if _, err := s.Commit(t.Context(), a, put("b", "2", at)); !errors.Is(err, ErrFull) {
+		t.Errorf("deletion with something written: got %v, want ErrFull", err)
+	}
+	faulty.free.Store(32 << 20)
+	commit(t, s, a)
+	faulty.free.Store(32<<20 - 1)
+	if _, err := s.Commit(t.Context(), b); !errors.Is(err, ErrFull) {
+		t.Errorf("deletion below half of the reserve: got %v, want ErrFull", err)
+	}
+	if r := get(t, s, "a"); r.Revision != 0 {
+		t.Errorf("got %v, want no a", r)
+	}
+	if r := get(t, s, "b"); r.Revision != at {
+		t.Errorf("got %v, want b as it was", r)
+	}
+}
+
+func TestDeletionsAreNotHeldUpByWritesOfTheirGroup(t *testing.T) {
+	faulty := newFaultyFS()
+	d := openFor(t, t.TempDir(), Options{fs: faulty})
+	at := commit(t, d.catalog, put("a", "1", 0))
+	faulty.free.Store(40 << 20)
+	group := requests(put("b", "1", 0), catalog.Change{Key: key("a"), If: at})
+	d.catalog.commit(group)
+	if !errors.Is(group[0].err, ErrFull) || group[1].err != nil {
+		t.Errorf("write ended with %v, deletion with %v", group[0].err, group[1].err)
+	}
+}
+
+// requests makes one request of each change, for a test that does the work of the idle committer.
+func requests(changes ...catalog.Change) []*request {
+	group := make([]*request, len(changes))
+	for i, c := range changes {
+		group[i] = &request{changes: []catalog.Change{c}, done: make(chan struct{})}
+	}
+	return group
+}
+
+func TestBatchesThatAreNotStoredAreClosed(t *testing.T) {
+	errStage, errDisk := errors.New("no room in the batch"), errors.New("disk is gone")
+	for name, stop := range map[string]func(*records, *writes){
+		"half staged":   func(_ *records, w *writes) { w.err = errStage },
+		"disk failed":   func(s *records, _ *writes) { s.disk.fail(errDisk) },
+		"nothing to do": func(s *records, w *writes) { w.revision = s.now().revision },
+	} {
+		t.Run(name, func(t *testing.T) {
+			d := open(t, t.TempDir(), Options{})
+			w := d.catalog.newWrites()
+			d.catalog.decide(w, requests(put("a", "1", 0)))
+			if w.batch.Empty() {
+				t.Fatal("nothing was staged")
+			}
+			stop(d.catalog, w)
+			err := d.catalog.store(w)
+			if failed := name != "nothing to do"; errors.Is(err, catalog.ErrRefused) != failed {
+				t.Errorf("store ended with %v", err)
+			}
+			if !w.batch.Empty() { // Closing empties it.
+				t.Error("the batch is open")
+			}
+			if err := d.Close(); err != nil && !errors.Is(err, errDisk) {
+				t.Errorf("close: %v", err)
+			}
+		})
+	}
 }
 
 func TestNothingIsVisibleBeforeItIsDurable(t *testing.T) {

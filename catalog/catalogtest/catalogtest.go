@@ -153,8 +153,8 @@ func testInvalidCommits(t *testing.T, s catalog.Store) {
 		"many changes":  manyChanges(catalog.MaxChanges+1, 1),
 	}
 	for name, changes := range tests {
-		if r, err := s.Commit(t.Context(), changes...); err == nil || errors.Is(err, catalog.ErrConflict) {
-			t.Errorf("%s: got revision %d and error %v, want an error that is no conflict", name, r, err)
+		if r, err := s.Commit(t.Context(), changes...); !errors.Is(err, catalog.ErrRefused) || errors.Is(err, catalog.ErrConflict) {
+			t.Errorf("%s: got revision %d and error %v, want ErrRefused and no conflict", name, r, err)
 		}
 	}
 	if page, err := s.List(t.Context(), "", "", 10); err != nil || len(page) != 0 {
@@ -362,6 +362,9 @@ func testEndedContext(t *testing.T, s catalog.Store) {
 		if !errors.Is(err, context.Canceled) {
 			t.Errorf("%s: got error %v, want context.Canceled", op, err)
 		}
+	}
+	if !errors.Is(commitErr, catalog.ErrRefused) {
+		t.Errorf("commit: got error %v, want ErrRefused", commitErr)
 	}
 	wantRecord(t, s, "f", "", 0)
 }

@@ -3,6 +3,7 @@ package catalogtest
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"slices"
 	"strings"
 	"sync"
@@ -60,7 +61,7 @@ func (m *memory) List(ctx context.Context, prefix, after catalog.Key, limit int)
 
 func (m *memory) Commit(ctx context.Context, changes ...catalog.Change) (catalog.Revision, error) {
 	if err := ctx.Err(); err != nil {
-		return 0, err
+		return 0, fmt.Errorf("%w: %w", catalog.ErrRefused, err)
 	}
 	if err := catalog.Validate(changes); err != nil {
 		return 0, err

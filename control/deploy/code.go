@@ -27,11 +27,17 @@ func checkZip(zip []byte) error {
 	return zipError(err)
 }
 
+func errCodeStorage() error {
+	return kiln.Errorf(kiln.CodeStorageExceeded, "Code storage limit exceeded.")
+}
+
 // withCode stores zip and calls use, which makes a record refer to it. Meanwhile nobody deletes it.
 func (s *Service) withCode(ctx context.Context, a kiln.AccountID, zip []byte, use func(kiln.Code) error) error {
 	code := kiln.Code{Digest: kiln.DigestOf(zip), Size: int64(len(zip))}
+	// There must be room for what is stored while both the old code and the new are. What the records may add up to is decided
+	// when they are committed.
 	if s.inventory.bytes(a)+code.Size > maxTotalCode {
-		return kiln.Errorf(kiln.CodeStorageExceeded, "Code storage limit exceeded.")
+		return errCodeStorage()
 	}
 	held := object{a, code.Digest}
 	if err := s.inventory.hold(ctx, held); err != nil {

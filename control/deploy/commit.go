@@ -49,19 +49,24 @@ func (w write) entry(revision catalog.Revision) *entry {
 	return &e
 }
 
-// commit makes all writes or none. It returns catalog.ErrConflict if nothing was written because a record has changed, and
-// errOutcomeUnknown if something may have been written. It does not end with ctx once it has begun, because then nobody would
-// know.
+// commit makes all writes or none. It returns catalog.ErrConflict if nothing was written because a record has changed,
+// AWS's error if the account has no room for more code, and errOutcomeUnknown if something may have been written. It does not end
+// with ctx once it has begun, because then nobody would know.
 func (s *Service) commit(ctx context.Context, writes ...write) (catalog.Revision, error) {
 	changes, err := encode(writes)
 	if err != nil {
 		return 0, err
 	}
+	room, ok := s.inventory.claim(writes)
+	if !ok {
+		return 0, errCodeStorage()
+	}
+	defer s.inventory.unclaim(room)
 	if err := s.enter(ctx, writes); err != nil {
 		return 0, err
 	}
 	revision, err := s.cfg.Store.Commit(context.WithoutCancel(ctx), changes...)
-	if err != nil && !errors.Is(err, catalog.ErrConflict) {
+	if err != nil && !errors.Is(err, catalog.ErrConflict) && !errors.Is(err, catalog.ErrRefused) {
 		return 0, fmt.Errorf("%w: %w", errOutcomeUnknown, err) // the inventory keeps what enter has told it
 	}
 	for _, w := range writes {

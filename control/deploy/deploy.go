@@ -81,16 +81,16 @@ func New(cfg Config) *Service {
 	return &Service{cfg: cfg, inventory: newInventory(), unsettled: newAgenda[catalog.Key](), unreferenced: newAgenda[object]()}
 }
 
-// Run does what goes on beside the operations until ctx ends or the store fails, and returns why. It finishes what a process that
-// died has left, and may be run again.
+// Run does what goes on beside the operations until ctx ends or the watch of the store fails, and returns why. Whatever else
+// fails is logged and tried again. Run finishes what a process that died has left, and may be run again.
 func (s *Service) Run(ctx context.Context) error {
 	s.unsettled.clear()
 	s.unreferenced.clear()
 	synced := make(chan struct{})
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return s.follow(ctx, synced) })
-	g.Go(func() error { return s.unsettled.run(ctx, s.cfg.Now, s.settle) })
-	g.Go(func() error { return s.unreferenced.run(ctx, s.cfg.Now, s.deleteCode) })
+	g.Go(func() error { return s.unsettled.run(ctx, work[catalog.Key]{s.cfg.Now, s.settle, s.willRetry}) })
+	g.Go(func() error { return s.unreferenced.run(ctx, work[object]{s.cfg.Now, s.deleteCode, s.willRetry}) })
 	g.Go(func() error { return s.tidy(ctx, synced) })
 	return g.Wait()
 }

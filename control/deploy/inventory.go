@@ -47,6 +47,8 @@ type inventory struct {
 	references map[object]int           // +checklocks:mu
 	usages     map[kiln.AccountID]usage // +checklocks:mu
 	holds      map[object]int           // +checklocks:mu
+	// claims is how much code is being committed in addition to what is counted, in bytes.
+	claims map[kiln.AccountID]int64 // +checklocks:mu
 	// writers counts those that are committing a record: until they are done, an entry of its deletion stays.
 	writers map[catalog.Key]int // +checklocks:mu
 	// going holds code that is being deleted, with a channel that is closed when that is over.
@@ -64,7 +66,10 @@ type usage struct {
 }
 
 func newInventory() *inventory {
-	n := &inventory{holds: make(map[object]int), writers: make(map[catalog.Key]int), going: make(map[object]chan struct{})}
+	n := &inventory{
+		holds: make(map[object]int), claims: make(map[kiln.AccountID]int64),
+		writers: make(map[catalog.Key]int), going: make(map[object]chan struct{}),
+	}
 	n.restart()
 	return n
 }
@@ -187,6 +192,41 @@ func (n *inventory) release(code object) []object {
 		delete(n.holds, code)
 	}
 	return n.unused([]object{code})
+}
+
+// claim is room for code in an account.
+type claim struct {
+	account kiln.AccountID
+	bytes   int64
+}
+
+// claim takes the room that writes, which are of one account, need in addition to what is counted. It returns false, and takes
+// nothing, if there is not so much within maxTotalCode. What needs no more room is always granted.
+func (n *inventory) claim(writes []write) (claim, bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	var c claim
+	for _, w := range writes {
+		if w.value != nil {
+			c.account = w.version.Account
+			c.bytes += max(0, w.version.Code.Size-n.entries[w.key].size)
+		}
+	}
+	if c.bytes > 0 && n.usages[c.account].bytes+n.claims[c.account]+c.bytes > maxTotalCode {
+		return claim{}, false
+	}
+	n.claims[c.account] += c.bytes
+	return c, true
+}
+
+// unclaim gives room back, once what it was for is counted or was not written.
+func (n *inventory) unclaim(c claim) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.claims[c.account] -= c.bytes
+	if n.claims[c.account] == 0 {
+		delete(n.claims, c.account)
+	}
 }
 
 // enter says that somebody is about to commit the record under k.

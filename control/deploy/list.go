@@ -44,11 +44,7 @@ func (s *Service) listFunctions(ctx context.Context, c api.Caller, in *api.ListF
 }
 
 func (s *Service) listVersions(ctx context.Context, c api.Caller, in *api.ListVersionsByFunctionRequest) (*api.ListVersionsByFunctionResponse, error) {
-	r, err := s.readUnqualified(c, api.ListVersionsByFunction, ref.Namespaced, in.FunctionName)
-	if err != nil {
-		return nil, err
-	}
-	at, err := readPage(&constraint.Violations{}, in.Marker, in.MaxItems)
+	r, at, err := s.readListVersions(c, in)
 	if err != nil {
 		return nil, err
 	}
@@ -67,6 +63,22 @@ func (s *Service) listVersions(ctx context.Context, c api.Caller, in *api.ListVe
 		return nil, err
 	}
 	return &api.ListVersionsByFunctionResponse{Versions: l.found, NextMarker: l.next}, nil
+}
+
+// readListVersions returns which versions are asked for, and which part of the list.
+func (s *Service) readListVersions(c api.Caller, in *api.ListVersionsByFunctionRequest) (ref.Ref, page, error) {
+	reader := s.reader(c, api.ListVersionsByFunction, ref.Namespaced)
+	var v constraint.Violations
+	reader.Check(&v, in.FunctionName, nil)
+	at, err := readPage(&v, in.Marker, in.MaxItems)
+	if err != nil {
+		return ref.Ref{}, page{}, err
+	}
+	r, err := reader.Resolve(*in.FunctionName, nil)
+	if err != nil {
+		return ref.Ref{}, page{}, err
+	}
+	return r, at, wholeFunction(r)
 }
 
 // page is which part of a list is asked for.

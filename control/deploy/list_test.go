@@ -142,8 +142,13 @@ func TestListsRefuseWhatTheyCannotRead(t *testing.T) {
 			_, err := call[api.ListFunctionsRequest, api.ListFunctionsResponse](n, api.ListFunctions, tt.in)
 			n.wantError(err, tt.kind, tt.want)
 		}
-		other := marker{Function: "other", Versions: true}.String()
 		_, err := call[api.ListVersionsByFunctionRequest, api.ListVersionsByFunctionResponse](n, api.ListVersionsByFunction,
+			api.ListVersionsByFunctionRequest{FunctionName: new("*"), MaxItems: new(int32(10001))})
+		n.wantError(err, kiln.Validation, "2 validation errors detected: Value '*' at 'functionName' failed to satisfy constraint: "+
+			`Member must satisfy regular expression pattern: (arn:(aws[a-zA-Z-]*)?:lambda:)?((eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\d{1}:)?(\d{12}:)?(function:)?([a-zA-Z0-9-_\.]+)(:(\$LATEST(\.PUBLISHED)?|[a-zA-Z0-9-_]+))?; `+
+			"Value '10001' at 'maxItems' failed to satisfy constraint: Member must have value less than or equal to 10000")
+		other := marker{Function: "other", Versions: true}.String()
+		_, err = call[api.ListVersionsByFunctionRequest, api.ListVersionsByFunctionResponse](n, api.ListVersionsByFunction,
 			api.ListVersionsByFunctionRequest{FunctionName: new("f"), Marker: &other})
 		n.wantError(err, kiln.InvalidParameterValue, "Invalid marker: "+other)
 	})

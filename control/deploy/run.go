@@ -42,7 +42,9 @@ func (s *Service) see(e catalog.Event) {
 	}
 	s.forget(s.inventory.show(e.Key, known))
 	if unsettled(v) {
-		s.unsettled.add(e.Key, settleAt(v, s.cfg.Now(), s.cfg.Settle))
+		now := s.cfg.Now()
+		// now carries the monotonic clock, which the time in a record does not: a clock that is set back holds nobody up.
+		s.unsettled.add(e.Key, now.Add(settleAt(v, now, s.cfg.Settle).Sub(now)))
 	}
 }
 
@@ -51,6 +53,11 @@ func (s *Service) forget(codes []object) {
 	for _, c := range codes {
 		s.unreferenced.add(c, s.cfg.Now().Add(s.cfg.Keep))
 	}
+}
+
+// willRetry logs what failed beside the operations.
+func (s *Service) willRetry(err error) {
+	s.cfg.Log.Error("work beside the operations will be tried again", "err", err)
 }
 
 // settle lets the record under k leave Pending or InProgress. If it is changed meanwhile, the watch brings it here again.
@@ -95,13 +102,28 @@ func settledRecord(r catalog.Record, revision string) (write, bool, error) {
 	return functionWrite(&f, r.Revision), ok, nil
 }
 
-// tidy removes what processes that died have left: versions of functions that are gone, and code that nothing refers to.
+// tidy lets removeLeftovers succeed once synced is closed.
 func (s *Service) tidy(ctx context.Context, synced <-chan struct{}) error {
 	select {
 	case <-synced:
 	case <-ctx.Done():
 		return ctx.Err()
 	}
+	for failures := 0; ; failures++ {
+		err := s.removeLeftovers(ctx)
+		if err == nil || ctx.Err() != nil {
+			return ctx.Err()
+		}
+		s.willRetry(err)
+		if err := wait(ctx, retryDelay(failures), nil); err != nil {
+			return err
+		}
+	}
+}
+
+// removeLeftovers removes what processes that died have left: versions of functions that are gone, and code that nothing refers
+// to.
+func (s *Service) removeLeftovers(ctx context.Context) error {
 	for o := range s.inventory.orphans() {
 		if err := s.removeOrphan(ctx, o); err != nil {
 			return fmt.Errorf("remove the versions of deleted function %s: %w", o.name, err)
@@ -158,8 +180,8 @@ func (s *Service) deleteCode(ctx context.Context, code object) error {
 		return nil
 	}
 	defer s.inventory.gone(code)
-	if err := s.cfg.Blobs.Delete(ctx, code.account, code.digest); err != nil && ctx.Err() == nil {
-		s.cfg.Log.Error("unused code is still stored", "account", code.account, "digest", code.digest, "err", err)
+	if err := s.cfg.Blobs.Delete(ctx, code.account, code.digest); err != nil {
+		return fmt.Errorf("delete unused code %s of %s: %w", code.digest, code.account, err)
 	}
 	return nil
 }

@@ -30,6 +30,16 @@ func (s settings) checkRuntime() error {
 		"Member must satisfy enum value set: [%s] or be a valid ARN", *s.runtime, listedRuntimes)
 }
 
+// hasSnapStart reports whether AWS has SnapStart for a runtime that it accepts
+// (https://docs.aws.amazon.com/lambda/latest/dg/snapstart.html#snapstart-runtimes).
+func hasSnapStart(runtime string) bool {
+	switch runtime {
+	case "python3.8", "python3.9", "python3.10", "python3.11", "dotnet6":
+		return false
+	}
+	return !slices.ContainsFunc([]string{"nodejs", "ruby", "provided", "java8"}, func(p string) bool { return strings.HasPrefix(runtime, p) })
+}
+
 func accepted(runtime string) bool {
 	return slices.Contains(strings.Split(listedRuntimes+", "+laterRuntimes, ", "), runtime)
 }

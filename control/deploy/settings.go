@@ -20,6 +20,7 @@ var (
 	logGroupPattern = constraint.MustPattern(`[\.\-_/#A-Za-z0-9]+`)
 	groupPattern    = constraint.MustPattern(`sg-[0-9a-zA-Z]*`)
 	subnetPattern   = constraint.MustPattern(`subnet-[0-9a-z]*`)
+	targetPattern   = constraint.MustPattern(`(arn:(aws[a-zA-Z-]*)?:[a-z0-9-.]+:.*)|()`)
 )
 
 // Bounds of AWS's model, and of what kiln allows within them.
@@ -27,6 +28,8 @@ const (
 	maxDescription  = 256
 	maxHandler      = 128
 	maxLogGroup     = 512
+	maxGroups       = 5
+	maxSubnets      = 16
 	modelMaxTimeout = 5400
 	modelMaxMemory  = 32768
 	maxTimeout      = int(kiln.MaxTimeout / time.Second)
@@ -80,6 +83,12 @@ func (s settings) check(v *constraint.Violations) {
 	s.checkEnvironment(v)
 	s.checkStructures(v)
 	s.checkVPC(v)
+	if s.kmsKey != nil {
+		v.Pattern("kMSKeyArn", *s.kmsKey, targetPattern)
+	}
+	if s.deadLetter != nil && s.deadLetter.TargetArn != nil {
+		v.Pattern("deadLetterConfig.targetArn", *s.deadLetter.TargetArn, targetPattern)
+	}
 }
 
 func (s settings) checkEnvironment(v *constraint.Violations) {
@@ -121,20 +130,19 @@ func (s settings) checkVPC(v *constraint.Violations) {
 	if s.vpc == nil {
 		return
 	}
+	v.Items("vpcConfig.securityGroupIds", s.vpc.SecurityGroupIds, 0, maxGroups)
 	checkIDs(v, "vpcConfig.securityGroupIds", s.vpc.SecurityGroupIds, groupPattern)
+	v.Items("vpcConfig.subnetIds", s.vpc.SubnetIds, 0, maxSubnets)
 	checkIDs(v, "vpcConfig.subnetIds", s.vpc.SubnetIds, subnetPattern)
 }
 
 func checkIDs(v *constraint.Violations, member string, ids []string, p constraint.Pattern) {
 	const maxID = 1024
 	if slices.ContainsFunc(ids, func(id string) bool { return len(id) > maxID || !p.Matches(id) }) {
-		v.Add(member, list(ids), "Member must satisfy constraint: [Member must have length less than or equal to 1024, "+
+		v.AddList(member, ids, "Member must satisfy constraint: [Member must have length less than or equal to 1024, "+
 			"Member must have length greater than or equal to 0, "+p.Rule()+"]")
 	}
 }
-
-// list shows values as AWS does in messages.
-func list(values []string) string { return "[" + strings.Join(values, ", ") + "]" }
 
 // apply sets in c what is given. It returns AWS's error, or kiln's, if that cannot be honoured.
 func (s settings) apply(c *kiln.Config) error {
@@ -142,6 +150,9 @@ func (s settings) apply(c *kiln.Config) error {
 		if err := check(); err != nil {
 			return err
 		}
+	}
+	if err := s.checkSnapStart(c.Runtime); err != nil {
+		return err
 	}
 	set(&c.Role, s.role)
 	set(&c.Handler, s.handler)
@@ -233,8 +244,6 @@ func (s settings) checkUnsupported() error {
 	switch {
 	case s.tracing != nil && given(s.tracing.Mode, "PassThrough"):
 		return unsupported("TracingConfig.Mode other than PassThrough")
-	case s.snapStart != nil && given(s.snapStart.ApplyOn, "None"):
-		return unsupported("SnapStart.ApplyOn other than None")
 	case s.logging != nil && given(s.logging.LogFormat, "Text"):
 		return unsupported("LoggingConfig.LogFormat other than Text")
 	case given(s.kmsKey, ""):
@@ -251,6 +260,19 @@ func (s settings) checkUnsupported() error {
 	return nil
 }
 
+// checkSnapStart returns AWS's error if it has no SnapStart for the runtime, which is current unless a new one is given, and kiln's
+// otherwise.
+func (s settings) checkSnapStart(current string) error {
+	if s.snapStart == nil || !given(s.snapStart.ApplyOn, "None") {
+		return nil
+	}
+	set(&current, s.runtime)
+	if !hasSnapStart(current) {
+		return kiln.Errorf(kiln.InvalidParameterValue, "%s is not supported for SnapStart enabled functions.", current)
+	}
+	return unsupported("SnapStart.ApplyOn other than None")
+}
+
 // given reports whether a member has a value other than the one that kiln knows.
 func given(member *string, known string) bool { return member != nil && *member != known }
 
@@ -260,14 +282,13 @@ func unsupported(what string) error {
 
 // checkArchitectures adds to v what AWS's model finds wrong with a list of architectures.
 func checkArchitectures(v *constraint.Violations, a []string) {
-	switch {
-	case a == nil:
-	case len(a) > 1:
-		v.Add("architectures", list(a), "Member must have length less than or equal to 1")
-	case len(a) == 0:
-		v.Add("architectures", list(a), "Member must have length greater than or equal to 1")
-	case a[0] != "x86_64" && a[0] != "arm64":
-		v.Add("architectures", list(a), "Member must satisfy constraint: ["+constraint.EnumRule("x86_64", "arm64")+", Member must not be null]")
+	if a == nil {
+		return
+	}
+	known := []string{"x86_64", "arm64"}
+	v.Items("architectures", a, 1, 1)
+	if slices.ContainsFunc(a, func(name string) bool { return !slices.Contains(known, name) }) {
+		v.AddList("architectures", a, "Member must satisfy constraint: ["+constraint.EnumRule(known...)+", Member must not be null]")
 	}
 }
 

@@ -76,6 +76,9 @@ func TestCreateFunctionRefusesWhatAWSRefuses(t *testing.T) {
 			one + "Value 'x' at 'snapStart.applyOn' failed to satisfy constraint: Member must satisfy enum value set: [PublishedVersions, None]"},
 		{"SnapStart", func(in *api.CreateFunctionRequest) { in.SnapStart = &api.SnapStart{ApplyOn: new("PublishedVersions")} }, kiln.InvalidParameterValue,
 			"kiln does not support SnapStart.ApplyOn other than None"},
+		{"SnapStart where AWS has none", func(in *api.CreateFunctionRequest) {
+			in.Runtime, in.SnapStart = new("nodejs22.x"), &api.SnapStart{ApplyOn: new("PublishedVersions")}
+		}, kiln.InvalidParameterValue, "nodejs22.x is not supported for SnapStart enabled functions."},
 		{"tracing", func(in *api.CreateFunctionRequest) { in.TracingConfig = &api.TracingConfig{Mode: new("Active")} }, kiln.InvalidParameterValue,
 			"kiln does not support TracingConfig.Mode other than PassThrough"},
 		{"JSON logs", func(in *api.CreateFunctionRequest) { in.LoggingConfig = &api.LoggingConfig{LogFormat: new("JSON")} }, kiln.InvalidParameterValue,
@@ -92,6 +95,16 @@ func TestCreateFunctionRefusesWhatAWSRefuses(t *testing.T) {
 				"Member must have length greater than or equal to 0, Member must satisfy regular expression pattern: sg-[0-9a-zA-Z]*]"},
 		{"a subnet", func(in *api.CreateFunctionRequest) { in.VpcConfig = &api.VpcConfig{SubnetIds: []string{"subnet-1"}} }, kiln.InvalidParameterValue,
 			"kiln does not support VpcConfig"},
+		{"six security groups", func(in *api.CreateFunctionRequest) {
+			in.VpcConfig = &api.VpcConfig{SecurityGroupIds: []string{"sg-1", "sg-2", "sg-3", "sg-4", "sg-5", "sg-6"}}
+		}, kiln.Validation,
+			one + "Value '[sg-1, sg-2, sg-3, sg-4, sg-5, sg-6]' at 'vpcConfig.securityGroupIds' failed to satisfy constraint: Member must have length less than or equal to 5"},
+		{"no architecture", func(in *api.CreateFunctionRequest) { in.Architectures = []string{} }, kiln.Validation,
+			one + "Value '[]' at 'architectures' failed to satisfy constraint: Member must have length greater than or equal to 1"},
+		{"no key's ARN", func(in *api.CreateFunctionRequest) { in.KMSKeyArn = new("alias/x") }, kiln.Validation,
+			one + "Value 'alias/x' at 'kMSKeyArn' failed to satisfy constraint: Member must satisfy regular expression pattern: (arn:(aws[a-zA-Z-]*)?:[a-z0-9-.]+:.*)|()"},
+		{"no queue's ARN", func(in *api.CreateFunctionRequest) { in.DeadLetterConfig = &api.DeadLetterConfig{TargetArn: new("q")} }, kiln.Validation,
+			one + "Value 'q' at 'deadLetterConfig.targetArn' failed to satisfy constraint: Member must satisfy regular expression pattern: (arn:(aws[a-zA-Z-]*)?:[a-z0-9-.]+:.*)|()"},
 		{"a key", func(in *api.CreateFunctionRequest) { in.KMSKeyArn = new("arn:aws:kms:x") }, kiln.InvalidParameterValue, "kiln does not support KMSKeyArn"},
 		{"a dead-letter queue", func(in *api.CreateFunctionRequest) {
 			in.DeadLetterConfig = &api.DeadLetterConfig{TargetArn: new("arn:aws:sqs:x")}
@@ -218,4 +231,17 @@ func TestZipFilesAreRefusedForAReason(t *testing.T) {
 	if err := checkZip(zipOf("../x", "")); err == nil || !strings.HasPrefix(err.Error(), "Could not unzip uploaded file: unsafe zip file") {
 		t.Errorf("a zip file that reaches outside is answered with %v", err)
 	}
+}
+
+func TestSnapStartIsForTheRuntimeThatTheFunctionWillHave(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNode(t)
+		_ = must(n.create("f", func(in *api.CreateFunctionRequest) { in.Runtime = new("ruby3.4") }))
+		n.settleDown()
+		start := &api.SnapStart{ApplyOn: new("PublishedVersions")}
+		_, err := n.configure(api.UpdateFunctionConfigurationRequest{FunctionName: new("f"), SnapStart: start})
+		n.wantError(err, kiln.InvalidParameterValue, "ruby3.4 is not supported for SnapStart enabled functions.")
+		_, err = n.configure(api.UpdateFunctionConfigurationRequest{FunctionName: new("f"), SnapStart: start, Runtime: new("java21")})
+		n.wantError(err, kiln.InvalidParameterValue, "kiln does not support SnapStart.ApplyOn other than None")
+	})
 }
