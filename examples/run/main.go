@@ -71,6 +71,9 @@ func run(ctx context.Context) error {
 	if err == nil {
 		<-ctx.Done()
 	}
+	if ctx.Err() != nil {
+		err = nil // Ctrl-C cuts short what show does, too
+	}
 	fmt.Println("\nending the node")
 	return errors.Join(err, node.Process.Signal(syscall.SIGTERM), node.Wait())
 }
@@ -88,6 +91,7 @@ func show(ctx context.Context, out io.Reader, dir string) error {
 		return err
 	}
 	client := lambda.NewFromConfig(cfg)
+	shown := ""
 	for _, e := range examples {
 		runtime := newest(runtimes, e.runtime)
 		if runtime == "" {
@@ -102,10 +106,12 @@ func show(ctx context.Context, out io.Reader, dir string) error {
 				return fmt.Errorf("call %s: %w", e.name, err)
 			}
 		}
+		shown = e.name
 	}
-	fmt.Printf("\nendpoint:    %s\ncredentials: %s\n\nTry next:\n\n  AWS_SHARED_CREDENTIALS_FILE=%s aws --region us-east-1 --endpoint-url %s \\\n"+
-		"    lambda invoke --function-name hello-python --cli-binary-format raw-in-base64-out --payload '{\"name\":\"you\"}' /dev/stdout\n\nCtrl-C ends everything.\n",
-		endpoint, credentials, credentials, endpoint)
+	fmt.Printf("\nendpoint:    %s\ncredentials: %s\n", endpoint, credentials)
+	// Versions 1 and 2 of the command line read an inline payload differently, and one from a file alike.
+	fmt.Printf("\nTry next, in another terminal:\n\n  echo '{\"name\":\"you\"}' | AWS_SHARED_CREDENTIALS_FILE=%s aws --region us-east-1 --endpoint-url %s \\\n"+
+		"    lambda invoke --function-name %s --payload fileb:///dev/stdin /dev/stdout\n\nCtrl-C ends everything.\n", credentials, endpoint, shown)
 	return nil
 }
 
