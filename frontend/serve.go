@@ -90,12 +90,16 @@ func (s *Server) operate(w http.ResponseWriter, r *http.Request) (restjson.Respo
 		return restjson.Response{}, err
 	}
 	op := match.Operation
+	identify, err := s.authenticate(r)
+	if err != nil {
+		return restjson.Response{}, err
+	}
 	body, err := s.readBody(w, r, op)
 	defer body.release()
 	if err != nil {
 		return restjson.Response{}, err
 	}
-	caller, err := s.authenticate(r, body.bytes)
+	caller, err := identify(body.bytes)
 	if err != nil {
 		return restjson.Response{}, err
 	}
@@ -119,12 +123,21 @@ func (s *Server) operate(w http.ResponseWriter, r *http.Request) (restjson.Respo
 	return a, nil
 }
 
-func (s *Server) authenticate(r *http.Request, body []byte) (api.Caller, error) {
+// authenticate refuses what can be refused without the body of r, so that nobody unknown has one read, and returns what says from the
+// body who the caller is.
+func (s *Server) authenticate(r *http.Request) (identify func(body []byte) (api.Caller, error), err error) {
 	if s.cfg.Verifier == nil {
-		return api.Caller{Account: s.cfg.Account}, s.checkOrigin(r)
+		caller := api.Caller{Account: s.cfg.Account}
+		return func([]byte) (api.Caller, error) { return caller, nil }, s.checkOrigin(r)
 	}
-	id, err := s.cfg.Verifier.Verify(r, body)
-	return api.Caller{Account: id.Account, AccessKeyID: id.AccessKeyID}, err
+	signature, err := s.cfg.Verifier.Read(r)
+	if err != nil {
+		return nil, err
+	}
+	return func(body []byte) (api.Caller, error) {
+		id, err := signature.Verify(body)
+		return api.Caller{Account: id.Account, AccessKeyID: id.AccessKeyID}, err
+	}, nil
 }
 
 // checkOrigin refuses what a web page makes a browser on this machine send. Where nobody signs, it would be let in.

@@ -65,31 +65,45 @@ type Verifier struct {
 	Now func() time.Time
 }
 
-// Verify returns who signed r, whose body is the given one, or an *Error. It reads nothing from r.Body.
-func (v *Verifier) Verify(r *http.Request, body []byte) (Identity, error) {
+// Signature is what a request says of who signed it, with the credential of whoever that is. Who sent it is known only once Verify
+// has seen the body.
+type Signature struct {
+	request *http.Request
+	claim   *claim
+	cred    Credential
+}
+
+// Read returns the signature of r, or an *Error if none that r could have would be right whatever its body is.
+func (v *Verifier) Read(r *http.Request) (*Signature, error) {
 	c, err := parse(r)
 	if err != nil {
-		return Identity{}, err
+		return nil, err
 	}
 	if err := v.checkScope(c); err != nil {
-		return Identity{}, err
+		return nil, err
 	}
 	if err := c.checkTime(v.now()); err != nil {
-		return Identity{}, err
+		return nil, err
 	}
 	cred, ok := v.Secrets(r.Context(), c.accessKeyID)
 	if !ok || !equal(cred.SessionToken, c.token) {
-		return Identity{}, refuse(UnrecognizedClient, "The security token included in the request is invalid.")
+		return nil, refuse(UnrecognizedClient, "The security token included in the request is invalid.")
 	}
+	return &Signature{r, c, cred}, nil
+}
+
+// Verify returns who signed the request, whose body is the given one, or an *Error.
+func (s *Signature) Verify(body []byte) (Identity, error) {
+	c := s.claim
 	sum := sha256.Sum256(body)
 	payload := hex.EncodeToString(sum[:])
 	if c.payload != "" && !equal(c.payload, payload) {
 		return Identity{}, mismatch()
 	}
-	if !equal(c.sign(cred.Secret, c.canonicalRequest(r, payload)), c.signature) {
+	if !equal(c.sign(s.cred.Secret, c.canonicalRequest(s.request, payload)), c.signature) {
 		return Identity{}, mismatch()
 	}
-	return Identity{Account: cred.Account, AccessKeyID: c.accessKeyID}, nil
+	return Identity{Account: s.cred.Account, AccessKeyID: c.accessKeyID}, nil
 }
 
 func (v *Verifier) now() time.Time {
