@@ -25,8 +25,14 @@ func (v *Violations) Message() string {
 	}
 }
 
-// Add adds a violation: rule is AWS's sentence, such as "Member must not be null".
+// maxShown is how many bytes of a value are repeated, so that an answer is not many times as long as its request.
+const maxShown = 4 << 10
+
+// Add adds a violation: rule is AWS's sentence, such as "Member must not be null". A value that is too long is cut.
 func (v *Violations) Add(member, value, rule string) {
+	if len(value) > maxShown {
+		value = strings.ToValidUTF8(value[:maxShown], "") + "..."
+	}
 	v.found = append(v.found, fmt.Sprintf("Value '%s' at '%s' failed to satisfy constraint: %s", value, member, rule))
 }
 
