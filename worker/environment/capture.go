@@ -104,23 +104,33 @@ func (c *capture) read(fd uintptr) (n int, open bool) {
 	return n, true
 }
 
-// split appends b to the log, line by line.
+// split appends b, which is shorter than the longest line, to the log. Lines that are whole in b are added together: many short
+// ones are to cost no more than a few long ones.
 //
 // +checklocks:c.mu
 func (c *capture) split(b []byte) {
-	for len(b) > 0 {
-		end := bytes.IndexByte(b, '\n') + 1
-		if end == 0 {
-			end = len(b)
-		}
-		end = min(end, maxLine-len(c.partial))
-		c.partial = append(c.partial, b[:end]...)
-		b = b[end:]
-		if c.partial[len(c.partial)-1] == '\n' || len(c.partial) >= maxLine {
-			c.line(c.partial)
-			c.partial = c.partial[:0]
-		}
+	if len(c.partial) > 0 {
+		b = c.complete(b)
 	}
+	end := bytes.LastIndexByte(b, '\n') + 1
+	c.add(b[:end])
+	c.partial = append(c.partial, b[end:]...)
+}
+
+// complete gives the line that has begun as much of b as belongs to it, and returns the rest.
+//
+// +checklocks:c.mu
+func (c *capture) complete(b []byte) []byte {
+	end := bytes.IndexByte(b, '\n') + 1
+	if end == 0 {
+		end = len(b)
+	}
+	end = min(end, maxLine-len(c.partial))
+	c.partial = append(c.partial, b[:end]...)
+	if c.partial[len(c.partial)-1] == '\n' || len(c.partial) >= maxLine {
+		c.flushPartial()
+	}
+	return b[end:]
 }
 
 // line adds one line, ending it if it has no end.
@@ -136,7 +146,7 @@ func (c *capture) line(l []byte) {
 // +checklocks:c.mu
 func (c *capture) add(b []byte) {
 	c.pending = append(c.pending, b...)
-	c.tail = append(c.tail, b...)
+	c.tail = append(c.tail, b[max(0, len(b)-kiln.MaxLogTail):]...)
 	if over := len(c.tail) - kiln.MaxLogTail; over > 0 {
 		c.tail = c.tail[:copy(c.tail, c.tail[over:])]
 	}
