@@ -35,6 +35,7 @@ type box struct {
 	mu        sync.Mutex
 	destroyed bool // +checklocks:mu
 	exhausted bool // +checklocks:mu
+	crowding  bool // +checklocks:mu
 }
 
 var _ sandbox.Sandbox = (*box)(nil)
@@ -126,7 +127,7 @@ func (b *box) kill(why *bool) error {
 func (b *box) doomed() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.destroyed || b.exhausted
+	return b.destroyed || b.exhausted || b.crowding
 }
 
 func (b *box) cause(exhausted bool) error {
@@ -137,6 +138,8 @@ func (b *box) cause(exhausted bool) error {
 		return nil
 	case exhausted || b.exhausted:
 		return fmt.Errorf("%w of %d bytes", sandbox.ErrKilledByMemory, b.limits.MemoryBytes)
+	case b.crowding:
+		return errors.New("ended because the disk was short and its /tmp held most of it")
 	default:
 		return fmt.Errorf("ended by itself: %s", b.reason)
 	}

@@ -254,6 +254,11 @@ func (e *Engine) serve(ctx context.Context) error {
 			if b := e.box(m.ID); b != nil {
 				close(b.started)
 			}
+		case crowds:
+			if b := e.box(m.ID); b != nil {
+				e.cfg.Log.Warn("ending the sandbox whose /tmp holds most of a disk that is short", "sandbox", m.ID)
+				e.watchers.Go(func() { _ = b.kill(&b.crowding) }) // watch does it once more, and reports
+			}
 		case ended:
 			if b := e.remove(m.ID); b != nil {
 				b.end(m.Reason)

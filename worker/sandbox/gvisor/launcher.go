@@ -47,8 +47,17 @@ type launcher struct {
 	conn   *net.UnixConn
 
 	mu    sync.Mutex
-	stops map[string]context.CancelFunc // +checklocks:mu
+	lives map[string]*life // +checklocks:mu
 	boxes sync.WaitGroup
+}
+
+// life is a sandbox from the request to start it until its processes have ended.
+type life struct {
+	stop context.CancelFunc
+	// tmp is the file behind the guest's /tmp, nil until there is one. The guard of the disk closes it.
+	tmp *os.File
+	// over is closed at the end.
+	over chan struct{}
 }
 
 // launch is the main function of a launcher.
@@ -56,11 +65,12 @@ func launch() error {
 	if len(os.Args) != 2 {
 		return errors.New("a launcher is started by kiln only")
 	}
-	l := &launcher{dir: os.Args[1], stops: make(map[string]context.CancelFunc)}
+	l := &launcher{dir: os.Args[1], lives: make(map[string]*life)}
 	if err := l.open(); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithCancel(context.Background())
+	l.boxes.Go(func() { l.guardDisk(ctx) })
 	err := l.serve(ctx)
 	cancel()
 	l.boxes.Wait()
@@ -151,13 +161,13 @@ func (l *launcher) serve(ctx context.Context) error {
 		case start:
 			boxCtx, stop := context.WithCancel(ctx)
 			l.mu.Lock()
-			l.stops[m.ID] = stop
+			l.lives[m.ID] = &life{stop: stop, over: make(chan struct{})}
 			l.mu.Unlock()
 			l.boxes.Go(func() { l.run(boxCtx, m, files) })
 		case stop:
 			l.mu.Lock()
-			if stop := l.stops[m.ID]; stop != nil {
-				stop()
+			if life := l.lives[m.ID]; life != nil {
+				life.stop()
 			}
 			l.mu.Unlock()
 		}
@@ -167,11 +177,21 @@ func (l *launcher) serve(ctx context.Context) error {
 // run is the life of one sandbox. It ends with the message that nothing of the sandbox is left.
 func (l *launcher) run(ctx context.Context, m message, files []*os.File) {
 	reason := l.box(ctx, m, files)
-	l.mu.Lock()
-	l.stops[m.ID]()
-	delete(l.stops, m.ID)
-	l.mu.Unlock()
+	l.retire(m.ID)
 	_ = l.tell(message{Kind: ended, ID: m.ID, Reason: reason}) // without an engine there is nobody to tell
+}
+
+// retire forgets a sandbox that has ended.
+func (l *launcher) retire(id string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	life := l.lives[id]
+	delete(l.lives, id)
+	life.stop()
+	if life.tmp != nil {
+		life.tmp.Close() // it was only looked at
+	}
+	close(life.over)
 }
 
 // tell sends a message to the engine. It fails if the engine is gone, which serve sees as well.
@@ -233,9 +253,8 @@ func (l *launcher) start(ctx context.Context, place layout, m message, files []*
 			err = errors.Join(err, ctx.Err(), l.tree.Group(m.ID).Kill(), c.Destroy())
 		}
 	}()
-	// The guest's kernel has it open, so that the disk space is free as soon as that ends, however it ends.
-	if err := os.Remove(boot.SelfFilestorePath(place.tmp, containerID)); err != nil {
-		return nil, fmt.Errorf("unlink file behind /tmp: %w", err)
+	if err := l.adoptTmp(m.ID, boot.SelfFilestorePath(place.tmp, containerID)); err != nil {
+		return nil, fmt.Errorf("file behind /tmp: %w", err)
 	}
 	for _, pid := range []int{c.SandboxPid(), c.GoferPid.Load()} {
 		if err := l.tree.Group(m.ID).Add(pid); err != nil {

@@ -34,6 +34,8 @@ const (
 	started kind = "started"
 	// stop ends a sandbox, also one that is being started. It is answered by ended if there is such a sandbox.
 	stop kind = "stop"
+	// crowds says that a sandbox holds most of a disk that is short, and asks the engine, who may be freezing it, to end it.
+	crowds kind = "crowds"
 	// ended says that no process of the sandbox is left, with the reason; without an ID, that there is no sandbox left.
 	ended kind = "ended"
 )
