@@ -56,7 +56,7 @@ func run() error {
 	if err != nil {
 		return err
 	}
-	api, err := serveAPI(start)
+	api, broken, err := serveAPI(start)
 	if err != nil {
 		return err
 	}
@@ -70,13 +70,13 @@ func run() error {
 	over := make(chan error, 2) // one for each sender
 	go func() { over <- ended(control) }()
 	go func() {
-		if err := reap(pid, control); err != nil {
+		if err := reap(pid, api, control); err != nil {
 			over <- err
 		}
 	}()
 	select {
 	case err = <-over:
-	case err = <-api:
+	case err = <-broken:
 	}
 	// As the first process of a sandbox the guest takes all others with it; anywhere else at least the runtime.
 	return errors.Join(err, killGroup(pid))
@@ -109,14 +109,15 @@ func ended(control io.Reader) error {
 	return fmt.Errorf("read control: worker sent %q", h.Type)
 }
 
-// serveAPI serves the Runtime API, unless the runtime speaks to the worker itself. The channel gives the error that ends it.
-func serveAPI(start wire.Header) (<-chan error, error) {
+// serveAPI serves the Runtime API, unless the runtime speaks to the worker itself: then it returns none. The channel gives the error
+// that ends it.
+func serveAPI(start wire.Header) (*runtimeapi.Server, <-chan error, error) {
 	if start.Direct {
-		return nil, nil
+		return nil, nil, nil
 	}
 	l, err := listen()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	s := runtimeapi.New(os.NewFile(invocationsFD, "invocations"), start.MaxResponse)
 	over := make(chan error, 2) // one for each sender
@@ -127,5 +128,5 @@ func serveAPI(start wire.Header) (<-chan error, error) {
 			over <- err
 		}
 	}()
-	return over, nil
+	return s, over, nil
 }

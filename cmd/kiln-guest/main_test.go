@@ -205,8 +205,8 @@ func TestAPanicIsAnErrorAndAnEnd(t *testing.T) {
 	if err := json.Unmarshal([]byte(body), &object); err != nil || object.ErrorMessage != "oh" || object.ErrorType != "string" {
 		t.Errorf("error object %s (%v)", body, err)
 	}
-	if h := s.expectControl(wire.Exited); h.Status != "exit status 1" {
-		t.Errorf("status %q", h.Status)
+	if h := s.expectControl(wire.Exited); h.Status != "exit status 1" || h.RequestID != "id-1" {
+		t.Errorf("status %q after the invocation %q", h.Status, h.RequestID)
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"kiln/worker/runtimeapi"
 	"kiln/worker/wire"
 )
 
@@ -81,9 +82,9 @@ func confine(start wire.Header) error {
 	}
 }
 
-// reap waits for every process that ends, as the first process of a system must, and reports the runtime's end. It returns
-// when there is none left.
-func reap(runtimePID int, control io.Writer) error {
+// reap waits for every process that ends, as the first process of a system must, and reports the runtime's end and, if it was served
+// by api, the last invocation that it was given. It returns when there is none left.
+func reap(runtimePID int, api *runtimeapi.Server, control io.Writer) error {
 	for {
 		var status syscall.WaitStatus
 		pid, err := syscall.Wait4(-1, &status, 0, nil)
@@ -97,7 +98,11 @@ func reap(runtimePID int, control io.Writer) error {
 		case pid != runtimePID:
 			continue
 		}
-		err = wire.Write(control, wire.Header{Type: wire.Exited, Status: describe(status)}, nil)
+		exited := wire.Header{Type: wire.Exited, Status: describe(status)}
+		if api != nil {
+			exited.RequestID = api.Given()
+		}
+		err = wire.Write(control, exited, nil)
 		if errors.Is(err, syscall.EPIPE) {
 			return nil // the worker has ended the sandbox meanwhile, and run sees it too
 		}

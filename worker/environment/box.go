@@ -43,10 +43,11 @@ type box struct {
 	reader      *bufio.Reader
 	logs        *capture
 
-	// exited is closed when the runtime process has ended or the control line broke. status is how and lost that nobody was left
-	// to say, both set before.
+	// exited is closed when the runtime process has ended or the control line broke. Set before: status is how, given the invocation
+	// that a custom runtime had then, and lost that nobody was left to say.
 	exited chan struct{}
 	status string
+	given  string
 	lost   bool
 
 	stopReaders context.CancelFunc
@@ -172,7 +173,7 @@ func (b *box) watchExit() {
 	b.control.SetReadDeadline(time.Time{})
 	h, _, err := wire.Read(b.control, 0)
 	if err == nil && h.Type == wire.Exited {
-		b.status = h.Status
+		b.status, b.given = h.Status, h.RequestID
 	} else {
 		b.status, b.lost = killed, true
 	}

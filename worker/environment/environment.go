@@ -278,7 +278,7 @@ func (e *Environment) exchange(inv kiln.Invocation, deadline time.Time) outcome 
 	switch {
 	case err != nil && isTimeout(err) && e.box.alive():
 		return outcome{failed: new(timedOut(e.cfg.Version.Timeout)), fatal: true}
-	case err != nil && isGone(err):
+	case err != nil && (isGone(err) || e.unread(inv.ID)):
 		return outcome{gone: true, fatal: true}
 	case err != nil:
 		return outcome{failed: new(e.box.cause(err)), fatal: true}
@@ -292,6 +292,13 @@ func (e *Environment) exchange(inv kiln.Invocation, deadline time.Time) outcome 
 	default:
 		return outcome{failed: new(brokenProtocol()), fatal: true}
 	}
+}
+
+// unread reports whether a runtime that has ended did so without asking for the invocation, as one that ends itself after the answer to
+// the one before does. It is known of custom runtimes only; from the sockets of all others see isGone.
+func (e *Environment) unread(id kiln.RequestID) bool {
+	b := e.box
+	return !e.cfg.Process.Direct && closedWithin(b.exited, exitGrace) && !b.lost && b.given != string(id)
 }
 
 // conclude writes the log's last lines and makes the caller's answer.

@@ -428,6 +428,30 @@ func TestAnEventThatWasNeverReadIsNotLost(t *testing.T) {
 	}
 }
 
+func TestAnEventThatARuntimeNeverAskedForIsNotLost(t *testing.T) {
+	for name, c := range map[string]struct {
+		given string
+		gone  bool
+	}{"it ended after the answer before": {"first", true}, "it had the event": {"second", false}} {
+		t.Run(name, func(t *testing.T) {
+			f := start(t, func(g *guest) {
+				g.ready()
+				h, _, _ := g.next()
+				g.answer(h, "1")
+				g.next() // the guest holds it until the runtime asks
+				g.say(g.control, wire.Header{Type: wire.Exited, Status: "exit status 1", RequestID: c.given}, "")
+			})
+			if _, _, err := f.Invoke(t.Context(), kiln.Invocation{ID: "first", Payload: []byte(`{}`)}); err != nil {
+				t.Fatal(err)
+			}
+			res, _, err := f.Invoke(t.Context(), kiln.Invocation{ID: "second", Payload: []byte(`{}`)})
+			if errors.Is(err, fleet.ErrGone) != c.gone || !c.gone && res.FunctionError != "Unhandled" {
+				t.Errorf("got %s %s, %v", res.FunctionError, res.Payload, err)
+			}
+		})
+	}
+}
+
 func TestARuntimeThatEndsBeforeItsFirstEventIsTold(t *testing.T) {
 	f := start(t, func(g *guest) { g.ready(); g.exit("exit status 5") })
 	res, reusable := f.invoke(t, `{}`)

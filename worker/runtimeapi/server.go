@@ -64,6 +64,13 @@ func New(invocations io.ReadWriter, maxPayload int) *Server {
 // Broken gives one error when the socket to the worker fails or the worker breaks the protocol.
 func (s *Server) Broken() <-chan error { return s.broken }
 
+// Given is the request ID of the invocation that the runtime was given last, "" if none was.
+func (s *Server) Given() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.state.id
+}
+
 // Serve serves connections until l fails, and returns that error when all of them have ended.
 func (s *Server) Serve(l Listener) error {
 	var connections sync.WaitGroup

@@ -72,7 +72,7 @@ type Header struct {
 	// Started: why the process could not be started ("fork/exec /var/task/bootstrap: permission denied"), or "".
 	Failure string `json:"failure,omitempty"`
 
-	// Invoke, Response, Error.
+	// Invoke, Response, Error. Exited, unless Start.Direct: the invocation that the runtime was given last.
 	RequestID string `json:"requestId,omitempty"`
 	// Invoke: when the function must have answered, in milliseconds since 1970.
 	DeadlineMs int64 `json:"deadlineMs,omitempty"`
