@@ -1,6 +1,6 @@
 #!/bin/sh
 # Installs what the tests need beside Go: the AWS command line, boto3, the interpreters that functions run on, a C compiler for the race
-# detector. Does nothing, and prints nothing, where all of it is there. Leaves Debian packages.
+# detector, what native npm packages are built with. Does nothing, and prints nothing, where all of it is there. Leaves Debian packages.
 set -eu
 
 missing=
@@ -13,6 +13,12 @@ need /usr/bin/aws awscli
 need /usr/include/stdio.h libc6-dev
 command -v node >/dev/null 2>&1 || missing="$missing nodejs"
 command -v gcc >/dev/null 2>&1 || missing="$missing gcc"
+# Where there is npm, AWS's runtime interface client is built with it.
+if [ -e /usr/bin/npm ]; then
+	need /usr/bin/cmake cmake
+	need /usr/bin/xz xz-utils
+	command -v g++ >/dev/null 2>&1 || missing="$missing g++"
+fi
 
 [ -n "$missing" ] || exit 0
 if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null 2>&1; then
