@@ -28,6 +28,7 @@ const (
 	UnsupportedMediaType
 	TooManyRequests
 	CodeStorageExceeded
+	PolicyLengthExceeded
 	AccessDenied
 	// InvalidRuntime is a runtime that no worker has.
 	InvalidRuntime

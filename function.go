@@ -40,11 +40,13 @@ func (d Digest) Base64() string {
 	return base64.StdEncoding.EncodeToString(sum)
 }
 
-// Code is a deployment package: a zip file in the blob store.
+// Code is a deployment package or the content of a layer: a zip file in the blob store.
 type Code struct {
 	Digest Digest
 	// Size is the length of the zip file in bytes.
 	Size int64
+	// Unzipped is the length of its files together.
+	Unzipped int64
 }
 
 // State is the lifecycle state of a version
@@ -85,6 +87,8 @@ type Config struct {
 	Environment map[string]string
 	LogGroup    string
 	Code        Code
+	// Layers appear below /opt, later ones over earlier ones.
+	Layers []Layer `json:",omitempty"`
 }
 
 // Version is a snapshot of a function's code and configuration: $LATEST, which changes, or a published number, which never does.

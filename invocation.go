@@ -54,8 +54,10 @@ const (
 	// MaxLogTail bounds X-Amz-Log-Result before base64.
 	MaxLogTail = 4 << 10
 
-	MaxZip             = 50 << 20
+	MaxZip = 50 << 20
+	// MaxUnzipped bounds a function's code and its layers together.
 	MaxUnzipped        = 250 << 20
+	MaxLayers          = 5
 	MaxEnvironment     = 4 << 10
 	MinMemoryMB        = 128
 	MaxMemoryMB        = 10240

@@ -40,6 +40,8 @@ func faultOf(k kiln.Kind) fault {
 		return fault{http.StatusTooManyRequests, "TooManyRequestsException"}
 	case kiln.CodeStorageExceeded:
 		return fault{http.StatusBadRequest, "CodeStorageExceededException"}
+	case kiln.PolicyLengthExceeded:
+		return fault{http.StatusBadRequest, "PolicyLengthExceededException"}
 	case kiln.AccessDenied:
 		return fault{http.StatusForbidden, "AccessDeniedException"}
 	case kiln.InvalidRuntime:

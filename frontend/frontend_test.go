@@ -202,6 +202,7 @@ var kinds = []struct {
 	{kiln.UnsupportedMediaType, 415, "UnsupportedMediaTypeException", `{"Type":"User","message":"why"}`},
 	{kiln.TooManyRequests, 429, "TooManyRequestsException", `{"Type":"User","Reason":"because","message":"why"}`},
 	{kiln.CodeStorageExceeded, 400, "CodeStorageExceededException", `{"Type":"User","message":"why"}`},
+	{kiln.PolicyLengthExceeded, 400, "PolicyLengthExceededException", `{"Type":"User","message":"why"}`},
 	{kiln.AccessDenied, 403, "AccessDeniedException", `{"message":"why"}`},
 	{kiln.InvalidRuntime, 502, "InvalidRuntimeException", `{"Type":"Server","Message":"why"}`},
 	{kiln.InvalidZipFile, 502, "InvalidZipFileException", `{"Type":"Server","Message":"why"}`},
