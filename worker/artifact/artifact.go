@@ -1,4 +1,4 @@
-// Package artifact keeps deployment packages unpacked on a worker's disk for the environments that run them.
+// Package artifact keeps deployment packages and layers unpacked on a worker's disk for the environments that run them.
 package artifact
 
 import (
@@ -21,17 +21,25 @@ import (
 // ErrClosed is returned by Acquire after Close.
 var ErrClosed = errors.New("artifact cache is closed")
 
+// maxIdle bounds the number of trees that nobody has acquired. A layer's file has a link for every tree that was merged from it,
+// and ext4 allows 65,000.
+const maxIdle = 10_000
+
 // openTimeout bounds the wait for the blob store. Unpacking itself is bounded by safezip's limits.
 const openTimeout = 30 * time.Second
 
-// Cache holds one tree for each account and package: accounts do not share a tree even where the content is the same. It is
-// safe for concurrent use.
+// Cache holds one tree for each account and package: accounts do not share a tree even where the content is the same, but for a
+// layer, which is its owner's whoever uses it. It is safe for concurrent use.
+//
+// Layers that are used together have a tree of their own, merged from theirs by hard links: each file is once on disk and once in
+// the page cache, however many lists of layers it is part of.
 //
 // A tree is whole or not there, and is not changed once it is there; who mounts it must mount it read-only. The trees of former
 // processes are never used: they are not synced, so that a power cut may have left holes in them.
 type Cache struct {
 	blobs    blob.Store
 	maxBytes int64
+	maxIdle  int
 	// dir belongs to this process and holds the trees.
 	dir string
 	// unpacking has room for as many unpackings at a time as there are processors to do them.
@@ -52,15 +60,19 @@ type Cache struct {
 	failed error // +checklocks:mu
 }
 
+// name is that of a package, or of a list of layers, which has the account merged and the digest of the list.
 type name struct {
 	account kiln.AccountID
 	digest  kiln.Digest
 }
 
-// tree is an unpacked package, or one that is being unpacked.
+// tree is an unpacked package or several merged, or what is about to become that.
 type tree struct {
 	name
 	path string
+	// parts are the trees that this one was merged from. It holds a reference to each: a part that was evicted and unpacked anew
+	// would share no file with it.
+	parts []*tree
 	// ready is closed when err and bytes are set.
 	ready chan struct{}
 	err   error
@@ -87,6 +99,7 @@ func Open(dir string, blobs blob.Store, maxBytes int64) (*Cache, error) {
 	c := &Cache{
 		blobs:     blobs,
 		maxBytes:  maxBytes,
+		maxIdle:   maxIdle,
 		dir:       own,
 		unpacking: make(chan struct{}, runtime.GOMAXPROCS(0)),
 		trees:     make(map[name]*tree),
@@ -134,26 +147,47 @@ func (c *Cache) Acquire(ctx context.Context, a kiln.AccountID, code kiln.Code) (
 	if err := errors.Join(ctx.Err(), blob.Validate(a, code.Digest)); err != nil {
 		return "", nil, err
 	}
-	t, err := c.reference(ctx, name{a, code.Digest}, code.Size)
+	return c.acquire(ctx, name{a, code.Digest}, func(ctx context.Context, t *tree) error { return c.unpack(ctx, t, code.Size) })
+}
+
+// AcquireLayers returns the directory of the layers merged, later ones over earlier ones, as Acquire does of one package. Without
+// layers it is "".
+func (c *Cache) AcquireLayers(ctx context.Context, layers []kiln.Layer) (dir string, release func(), err error) {
+	switch len(layers) {
+	case 0:
+		return "", func() {}, nil
+	case 1:
+		return c.Acquire(ctx, layers[0].Account, layers[0].Code)
+	}
+	return c.acquire(ctx, nameOf(layers), func(ctx context.Context, t *tree) error { return c.merge(ctx, t, layers) })
+}
+
+// acquire returns the directory of a tree, which fill makes if it is not there. fill sets what the tree takes, in bytes.
+func (c *Cache) acquire(ctx context.Context, n name, fill func(context.Context, *tree) error) (dir string, release func(), err error) {
+	t, err := c.reference(ctx, n, fill)
 	if err != nil {
 		return "", nil, err
 	}
 	release = sync.OnceFunc(func() { c.release(t) })
-	select {
-	case <-t.ready:
-		err = t.err
-	case <-ctx.Done():
-		err = ctx.Err()
-	}
-	if err != nil {
+	if err := t.wait(ctx); err != nil {
 		release()
 		return "", nil, err
 	}
 	return t.path, release, nil
 }
 
-// reference returns the tree with one more reference, and starts to unpack it if it is not there.
-func (c *Cache) reference(ctx context.Context, n name, size int64) (*tree, error) {
+// wait returns when t is there, or why it is not.
+func (t *tree) wait(ctx context.Context) error {
+	select {
+	case <-t.ready:
+		return t.err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// reference returns the tree with one more reference, and starts to make it if it is not there.
+func (c *Cache) reference(ctx context.Context, n name, fill func(context.Context, *tree) error) (*tree, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closed {
@@ -163,8 +197,8 @@ func (c *Cache) reference(ctx context.Context, n name, size int64) (*tree, error
 	if t == nil {
 		t = &tree{name: n, path: filepath.Join(c.dir, string(n.account)+"-"+string(n.digest)), ready: make(chan struct{})}
 		c.trees[n] = t
-		t.refs = 1 // The unpacking's own, so that no tree is idle before it is ready.
-		c.work.Go(func() { c.fill(context.WithoutCancel(ctx), t, size) })
+		t.refs = 1 // The filling's own, so that no tree is idle before it is ready.
+		c.work.Go(func() { c.fill(context.WithoutCancel(ctx), t, fill) })
 	}
 	t.refs++
 	if t.element != nil {
@@ -174,14 +208,13 @@ func (c *Cache) reference(ctx context.Context, n name, size int64) (*tree, error
 	return t, nil
 }
 
-// fill unpacks t and tells who waits. A tree that could not be unpacked is forgotten, so that the next caller tries again.
-func (c *Cache) fill(ctx context.Context, t *tree, size int64) {
-	c.unpacking <- struct{}{}
-	t.bytes, t.err = c.unpack(ctx, t, size)
-	<-c.unpacking
+// fill makes t and tells who waits. A tree that could not be made is forgotten, so that the next caller tries again.
+func (c *Cache) fill(ctx context.Context, t *tree, fill func(context.Context, *tree) error) {
+	t.err = fill(ctx, t)
 	c.mu.Lock()
 	if t.err != nil {
 		delete(c.trees, t.name)
+		c.releaseParts(t)
 	} else {
 		c.bytes += t.bytes
 	}
@@ -190,23 +223,25 @@ func (c *Cache) fill(ctx context.Context, t *tree, size int64) {
 	close(t.ready)
 }
 
-// unpack returns how many bytes the tree takes.
-func (c *Cache) unpack(ctx context.Context, t *tree, size int64) (int64, error) {
+func (c *Cache) unpack(ctx context.Context, t *tree, size int64) error {
+	c.unpacking <- struct{}{}
+	defer func() { <-c.unpacking }()
 	ctx, cancel := context.WithTimeout(ctx, openTimeout)
 	defer cancel()
 	r, err := c.blobs.Open(ctx, t.account, t.digest)
 	if err != nil {
-		return 0, fmt.Errorf("open deployment package: %w", err)
+		return fmt.Errorf("open deployment package: %w", err)
 	}
 	defer r.Close()
 	if r.Size() != size {
-		return 0, invalid(fmt.Errorf("%w: %s has %d bytes, want %d", blob.ErrCorrupt, t.digest, r.Size(), size))
+		return invalid(fmt.Errorf("%w: %s has %d bytes, want %d", blob.ErrCorrupt, t.digest, r.Size(), size))
 	}
 	if err := blob.Verify(r, t.digest); err != nil {
-		return 0, invalid(err)
+		return invalid(err)
 	}
 	s, err := safezip.Extract(r, size, t.path, safezip.Limits{Bytes: kiln.MaxUnzipped})
-	return s.Bytes + perFile*int64(s.Files), invalid(err)
+	t.bytes = s.Bytes + perFile*int64(s.Files)
+	return invalid(err)
 }
 
 // perFile is what a file takes on disk beyond its content: half a block and an inode.
@@ -230,14 +265,29 @@ func invalid(err error) error {
 func (c *Cache) release(t *tree) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.unreference(t)
+	if !c.closed {
+		c.evict()
+	}
+}
+
+// +checklocks:c.mu
+func (c *Cache) unreference(t *tree) {
 	t.refs--
 	if t.refs > 0 || c.trees[t.name] != t {
 		return
 	}
 	t.element = c.idle.PushBack(t)
-	if !c.closed {
-		c.evict()
+}
+
+// releaseParts gives back what t holds, which is gone.
+//
+// +checklocks:c.mu
+func (c *Cache) releaseParts(t *tree) {
+	for _, p := range t.parts {
+		c.unreference(p)
 	}
+	t.parts = nil
 }
 
 // evict deletes idle trees, the least recently used first, until the rest is small enough. A tree gets another name while the
@@ -245,9 +295,10 @@ func (c *Cache) release(t *tree) {
 //
 // +checklocks:c.mu
 func (c *Cache) evict() {
-	for c.bytes > c.maxBytes && c.idle.Len() > 0 {
+	for c.idle.Len() > 0 && (c.bytes > c.maxBytes || c.idle.Len() > c.maxIdle) {
 		t := c.idle.Remove(c.idle.Front()).(*tree)
 		delete(c.trees, t.name)
+		c.releaseParts(t)
 		c.bytes -= t.bytes
 		c.evictions++
 		evicted := filepath.Join(c.dir, fmt.Sprintf("evicted-%d", c.evictions))

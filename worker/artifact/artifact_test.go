@@ -179,6 +179,23 @@ func TestLeastRecentlyUsedIdleTreeIsEvicted(t *testing.T) {
 	release()
 }
 
+func TestTheNumberOfIdleTreesIsBounded(t *testing.T) {
+	blobs := &counting{Store: blobtest.NewMemory()}
+	c := openCache(t, t.TempDir(), blobs, 1<<30)
+	c.maxIdle = 2
+	var codes []kiln.Code
+	for i := range 4 {
+		codes = append(codes, put(t, blobs, alice, archive(t, fmt.Sprint(i), 1)))
+	}
+	for _, i := range []int{0, 1, 2, 3, 3, 2, 0} {
+		_, release := acquire(t, c, alice, codes[i])
+		release()
+	}
+	if n := blobs.opened.Load(); n != 5 {
+		t.Errorf("unpacked %d times, want each of four and one that was evicted again", n)
+	}
+}
+
 func TestTreesInUseStayWhateverTheirSize(t *testing.T) {
 	blobs := blobtest.NewMemory()
 	dir := t.TempDir()
