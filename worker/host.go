@@ -22,10 +22,13 @@ const processorMB = 1769
 // interpreter that starts with 7 % of a processor takes seconds.
 const initCPUs = 2
 
-// Code unpacks deployment packages.
+// Code unpacks deployment packages and layers.
 type Code interface {
 	// Acquire returns the directory of the unpacked package, which stays until release is called.
 	Acquire(ctx context.Context, a kiln.AccountID, c kiln.Code) (dir string, release func(), err error)
+	// AcquireLayers returns the directory of the layers laid one over the other, "" if there are none, which stays until release is
+	// called.
+	AcquireLayers(ctx context.Context, layers []kiln.Layer) (dir string, release func(), err error)
 }
 
 // Logs takes what functions log. It must not block.
@@ -52,17 +55,35 @@ func (h *Host) Prepare(ctx context.Context, id fleet.EnvironmentID, v *kiln.Vers
 			"This machine has no runtime %s. It has: %s. Install the interpreter, or name it with --runtime %s=PREFIX.",
 			v.Runtime, strings.Join(h.Runtimes.IDs(), ", "), v.Runtime)
 	}
-	code, release, err := h.Code.Acquire(ctx, v.Account, v.Code)
-	if err != nil {
-		return environment.Config{}, nil, fmt.Errorf("unpack code of %s: %w", v.Function, err)
+	if len(v.Layers) > 0 && rt.BelowLayers() {
+		return environment.Config{}, nil, kiln.Errorf(kiln.InvalidRuntime,
+			"This machine's interpreter of %s is below /opt, where layers would hide it. Name one elsewhere with --runtime %s=PREFIX.", v.Runtime, v.Runtime)
 	}
-	spec := rt.Sandbox(h.Root, code)
+	code, opt, release, err := h.unpack(ctx, v)
+	if err != nil {
+		return environment.Config{}, nil, err
+	}
+	spec := rt.Sandbox(h.Root, code, opt)
 	spec.ID = string(id)
 	spec.Limits = limits(v)
 	return environment.Config{
 		Engine: h.Engine, Sandbox: spec, Process: rt.Process(v, h.Region, stream(id, v, time.Now())), Version: v, InitCPUs: initCPUs,
 		Sink: func(lines []byte) { h.Logs.Write(v.Account, v.Function, lines) }, Log: h.Log,
 	}, release, nil
+}
+
+// unpack returns the directories of v's code and of its layers, which is "" if it has none.
+func (h *Host) unpack(ctx context.Context, v *kiln.Version) (code, opt string, release func(), err error) {
+	code, releaseCode, err := h.Code.Acquire(ctx, v.Account, v.Code)
+	if err != nil {
+		return "", "", nil, fmt.Errorf("unpack code of %s: %w", v.Function, err)
+	}
+	opt, releaseLayers, err := h.Code.AcquireLayers(ctx, v.Layers)
+	if err != nil {
+		releaseCode()
+		return "", "", nil, fmt.Errorf("unpack layers of %s: %w", v.Function, err)
+	}
+	return code, opt, func() { releaseLayers(); releaseCode() }, nil
 }
 
 func limits(v *kiln.Version) sandbox.Limits {

@@ -295,7 +295,11 @@ func TestWhatCannotBeStartedIsSaid(t *testing.T) {
 		change func(*wire.Header)
 		want   string
 	}{
-		"missing":           {func(h *wire.Header) { h.Args = []string{"/var/task/bootstrap"} }, "fork/exec /var/task/bootstrap: no such file or directory"},
+		"missing": {func(h *wire.Header) { h.Args = []string{"/var/task/bootstrap"} }, "fork/exec /var/task/bootstrap: no such file or directory"},
+		"both missing": {func(h *wire.Header) { h.Args, h.Fallback = []string{"/var/task/bootstrap"}, "/nonexistent/bootstrap" },
+			"fork/exec /var/task/bootstrap: no such file or directory"},
+		"not executable, with a fallback": {func(h *wire.Header) { h.Args, h.Fallback = []string{plain}, filepath.Join(built, "function") },
+			"fork/exec " + plain + ": permission denied"},
 		"not executable":    {func(h *wire.Header) { h.Args = []string{plain} }, "fork/exec " + plain + ": permission denied"},
 		"missing directory": {func(h *wire.Header) { h.Dir = "/nonexistent" }, "fork/exec " + filepath.Join(built, "function") + ": no such file or directory"},
 	} {
@@ -305,6 +309,15 @@ func TestWhatCannotBeStartedIsSaid(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestAFallbackIsStartedWhenTheProgramIsNotThere(t *testing.T) {
+	s := newSandbox(t)
+	h := s.start("", func(h *wire.Header) { h.Args, h.Fallback = []string{"/var/task/bootstrap"}, h.Args[0] })
+	if h.Failure != "" {
+		t.Fatalf("failure %q", h.Failure)
+	}
+	s.expectFrom(s.reader, wire.Ready)
 }
 
 func TestTheRuntimeHasNoPrivilege(t *testing.T) {

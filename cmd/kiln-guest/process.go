@@ -49,12 +49,27 @@ func startConfined(start wire.Header, attr *syscall.ProcAttr) (pid int, err erro
 		if err = confine(start); err != nil {
 			return
 		}
-		if pid, err = syscall.ForkExec(start.Args[0], start.Args, attr); err != nil {
-			err = &os.PathError{Op: "fork/exec", Path: start.Args[0], Err: err}
+		program := programOf(start)
+		args := append([]string{program}, start.Args[1:]...)
+		if pid, err = syscall.ForkExec(program, args, attr); err != nil {
+			err = &os.PathError{Op: "fork/exec", Path: program, Err: err}
 		}
 	}()
 	<-done
 	return pid, err
+}
+
+// programOf returns the program to start: the first of start's that is there, executable or not.
+func programOf(start wire.Header) string {
+	if start.Fallback != "" && !isThere(start.Args[0]) && isThere(start.Fallback) {
+		return start.Fallback
+	}
+	return start.Args[0]
+}
+
+func isThere(path string) bool {
+	_, err := os.Lstat(path)
+	return err == nil
 }
 
 // confine sets what a new process inherits from this thread.

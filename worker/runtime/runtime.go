@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"strconv"
+	"strings"
 
 	"kiln"
 	"kiln/worker/sandbox"
@@ -48,10 +49,14 @@ type Runtime struct {
 
 // Process is how the guest starts the runtime process of v. stream is the name of its log stream.
 func (r *Runtime) Process(v *kiln.Version, region kiln.Region, stream string) wire.Header {
-	return wire.Header{
+	h := wire.Header{
 		Args: r.args(v), Env: r.environ(v, region, stream), Dir: taskDir, UID: functionUID, GID: functionGID,
 		Direct: r.interpreter != "", MaxProcesses: maxProcesses, MaxFiles: maxFiles, MaxResponse: kiln.MaxResponse,
 	}
+	if r.interpreter == "" {
+		h.Fallback = layerDir + "/bootstrap"
+	}
+	return h
 }
 
 func (r *Runtime) args(v *kiln.Version) []string {
@@ -114,10 +119,18 @@ func (r *Runtime) environ(v *kiln.Version, region kiln.Region, stream string) []
 	return list
 }
 
-// Sandbox describes the sandbox of a function of this runtime: code is the directory that appears as /var/task. The caller adds ID
-// and Limits.
-func (r *Runtime) Sandbox(root *Root, code string) sandbox.Spec {
+// BelowLayers reports whether the interpreter is where layers appear, so that a sandbox cannot show both.
+func (r *Runtime) BelowLayers() bool {
+	return r.prefix == layerDir || strings.HasPrefix(r.prefix, layerDir+"/")
+}
+
+// Sandbox describes the sandbox of a function of this runtime: code is the directory that appears as /var/task, and opt the one
+// that appears as /opt, "" if nothing does. The caller adds ID and Limits.
+func (r *Runtime) Sandbox(root *Root, code, opt string) sandbox.Spec {
 	mounts := append(slices.Clone(root.shared), sandbox.Mount{Source: code, Target: taskDir})
+	if opt != "" {
+		mounts = append(mounts, sandbox.Mount{Source: opt, Target: layerDir})
+	}
 	if r.prefix != "" && !root.shows(r.prefix) {
 		mounts = append(mounts, sandbox.Mount{Source: r.prefix, Target: r.prefix})
 	}

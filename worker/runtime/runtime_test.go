@@ -10,6 +10,7 @@ import (
 	"testing/fstest"
 
 	"kiln"
+	"kiln/worker/sandbox"
 )
 
 func python() *Runtime {
@@ -37,7 +38,7 @@ func TestAFunctionsVariablesStandOverTheDefaults(t *testing.T) {
 
 func TestCustomRuntimesStartTheirOwnBootstrap(t *testing.T) {
 	h := (&Runtime{ID: "provided.al2023"}).Process(version(map[string]string{"AWS_LAMBDA_EXEC_WRAPPER": "/opt/w"}), "us-east-1", "s")
-	if !slices.Equal(h.Args, []string{"/var/task/bootstrap"}) || h.Direct {
+	if !slices.Equal(h.Args, []string{"/var/task/bootstrap"}) || h.Fallback != "/opt/bootstrap" || h.Direct {
 		t.Errorf("%+v", h)
 	}
 }
@@ -83,7 +84,7 @@ func TestTheRootHasATargetForEveryMount(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		spec := python().Sandbox(root, "/some/code")
+		spec := python().Sandbox(root, "/some/code", "/some/layers")
 		for _, m := range spec.Mounts {
 			if _, err := os.Lstat(filepath.Join(dir, m.Target)); err != nil {
 				t.Errorf("no target: %v", err)
@@ -101,5 +102,20 @@ func TestTheRootHasATargetForEveryMount(t *testing.T) {
 	}
 	if b, err := os.ReadFile(filepath.Join(dir, "kiln-guest")); err != nil || string(b) != "guest" {
 		t.Errorf("guest: %q, %v", b, err)
+	}
+}
+
+func TestLayersAppearWhereTheyDoNotHideTheInterpreter(t *testing.T) {
+	root := &Root{dir: "/r"}
+	for opt, want := range map[string]bool{"/some/layers": true, "": false} {
+		mounts := (&Runtime{ID: "provided.al2023"}).Sandbox(root, "/some/code", opt).Mounts
+		if got := slices.Contains(mounts, sandbox.Mount{Source: "/some/layers", Target: "/opt"}); got != want || len(mounts) > 2 {
+			t.Errorf("with %q: %v", opt, mounts)
+		}
+	}
+	for prefix, want := range map[string]bool{"/opt": true, "/opt/py": true, "/optional": false, "/usr": false, "": false} {
+		if got := (&Runtime{prefix: prefix}).BelowLayers(); got != want {
+			t.Errorf("%q is below /opt: %v", prefix, got)
+		}
 	}
 }

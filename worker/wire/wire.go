@@ -56,6 +56,8 @@ type Header struct {
 	Args []string `json:"args,omitempty"`
 	Env  []string `json:"env,omitempty"`
 	Dir  string   `json:"dir,omitempty"`
+	// Start: the program to start when that of Args is not there.
+	Fallback string `json:"fallback,omitempty"`
 	// Start: UID and GID of the runtime process.
 	UID uint32 `json:"uid,omitempty"`
 	GID uint32 `json:"gid,omitempty"`
