@@ -85,6 +85,30 @@ func VersionPrefix(a kiln.AccountID, f kiln.FunctionName, id string) Key {
 	return Key(string(a) + "/version/" + string(f) + "/" + id + "/")
 }
 
+// LayerKey is where the kiln.LayerNumbers of the layer of that name are stored, as JSON.
+func LayerKey(a kiln.AccountID, l kiln.LayerName) Key {
+	return Key(string(a) + "/layer/" + string(l))
+}
+
+// MaxLayerVersion is the highest version number of a layer that LayerVersionKey has a place for.
+const MaxLayerVersion = 9_999_999_999
+
+// LayerVersionKey is where the kiln.LayerVersion number n is stored, as JSON. The keys of a layer's versions sort by their numbers,
+// the highest first. n is 1 to MaxLayerVersion.
+func LayerVersionKey(a kiln.AccountID, l kiln.LayerName, n int) Key {
+	return LayerVersionPrefix(a, l) + Key(fmt.Sprintf("%010d", MaxLayerVersion-n))
+}
+
+// LayerVersionPrefix is the prefix of all versions of a layer.
+func LayerVersionPrefix(a kiln.AccountID, l kiln.LayerName) Key {
+	return LayerVersionsPrefix(a) + Key(string(l)+"/")
+}
+
+// LayerVersionsPrefix is the prefix of all versions of all layers of an account.
+func LayerVersionsPrefix(a kiln.AccountID) Key {
+	return Key(string(a) + "/layerversion/")
+}
+
 // AccessKeyKey is where an access key of account a is stored.
 func AccessKeyKey(a kiln.AccountID, accessKeyID string) Key {
 	return Key(string(a) + "/accesskey/" + accessKeyID)

@@ -1,5 +1,5 @@
-// Package ref reads function references as the Lambda API takes them: a name, a partial ARN or a whole ARN, with a qualifier
-// inside it, beside it, both or none.
+// Package ref reads references to functions and layers as the Lambda API takes them: a name, a partial ARN or a whole ARN. One to a
+// function may have a qualifier inside it, beside it, both or none.
 package ref
 
 import (
@@ -142,9 +142,14 @@ func (r Reader) denied(ref Ref) error {
 	if r.Operation == "CreateFunction" {
 		return kiln.Errorf(kiln.AccessDenied, "")
 	}
+	return r.Denied(ref.ARN(r.Region))
+}
+
+// Denied is AWS's error that no policy of another account's resource, whose ARN is given, allows the operation to the caller.
+func (r Reader) Denied(arn string) error {
 	return kiln.Errorf(kiln.AccessDenied,
 		"User: arn:aws:iam::%s:root is not authorized to perform: lambda:%s on resource: %s because no resource-based policy allows the lambda:%s action",
-		r.Account, r.Operation, ref.ARN(r.Region), r.Operation)
+		r.Account, r.Operation, arn, r.Operation)
 }
 
 func (r Reader) split(name string) (kiln.Region, Ref) {
