@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -90,7 +92,7 @@ func TestCodeOfACreateThatFailedIsDeleted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newNode(t)
 		code := zipOf("a", "b")
-		err := n.service.withCode(t.Context(), account, code, func(kiln.Code) error { return kiln.Errorf(kiln.ResourceConflict, "lost a race") })
+		err := n.service.withCode(t.Context(), account, must(readArchive(code, functionCode)), func() error { return kiln.Errorf(kiln.ResourceConflict, "lost a race") })
 		n.wantError(err, kiln.ResourceConflict, "lost a race")
 		n.keepEnds()
 		n.wantStored(false, code)
@@ -168,7 +170,9 @@ func TestCodeStaysWhenNobodyKnowsWhetherItIsUsed(t *testing.T) {
 func TestTheInventoryKnowsTheNewestOfEachRecord(t *testing.T) {
 	const key = catalog.Key("123456789012/function/f")
 	code, other := object{account, "d"}, object{account, "other"}
-	at := func(revision catalog.Revision, c object) entry { return entry{revision: revision, code: c, size: 1} }
+	at := func(revision catalog.Revision, c object) entry {
+		return entry{revision: revision, codes: []object{c}, size: 1}
+	}
 	deleted := func(revision catalog.Revision) entry { return entry{revision: revision, deleted: true} }
 	for _, tt := range []struct {
 		name  string
@@ -242,7 +246,7 @@ func (b checkedBlobs) Delete(ctx context.Context, a kiln.AccountID, d kiln.Diges
 		b.t.Error(listErr)
 	}
 	for _, r := range records {
-		if _, known, err := read(r); err == nil && known.code == (object{a, d}) {
+		if _, known, err := read(r); err == nil && slices.Contains(known.codes, object{a, d}) {
 			b.t.Errorf("deleted the code of %s", r.Key)
 		}
 	}
@@ -275,7 +279,8 @@ func TestNoCodeIsLostHoweverOperationsMeet(t *testing.T) {
 	records := must(store.List(t.Context(), "", "", 1000))
 	for _, r := range records {
 		_, known, err := read(r)
-		if err != nil || !blobs.has(known.code.account, known.code.digest) {
+		lost := slices.ContainsFunc(known.codes, func(o object) bool { return !blobs.has(o.account, o.digest) })
+		if err != nil || lost {
 			t.Errorf("%s has no code, %v", r.Key, err)
 		}
 	}
@@ -285,7 +290,8 @@ func TestNoCodeIsLostHoweverOperationsMeet(t *testing.T) {
 func (n *node) step(random *rand.Rand) {
 	name, code := fmt.Sprint("f", random.IntN(2)), zipOf("a", fmt.Sprint(random.IntN(3)))
 	var err error
-	switch random.IntN(5) {
+	layers := []string{fmt.Sprintf("arn:aws:lambda:us-east-1:%s:layer:l:%d", account, 1+random.IntN(20))}
+	switch random.IntN(8) {
 	case 0:
 		_, err = n.create(name, func(in *api.CreateFunctionRequest) {
 			in.Code.ZipFile, in.Publish = code, new(random.IntN(2) == 0)
@@ -298,8 +304,17 @@ func (n *node) step(random *rand.Rand) {
 		err = n.delete(name, fmt.Sprint(1+random.IntN(3)))
 	case 4:
 		err = n.delete(name, "")
+	case 5:
+		_, err = n.publishLayer("l", code)
+	case 6:
+		err = n.deleteLayer("l", 1+random.Int64N(20))
+	case 7:
+		_, err = n.configure(api.UpdateFunctionConfigurationRequest{FunctionName: &name, Layers: layers})
+		if err != nil && strings.HasSuffix(err.Error(), "does not exist.") {
+			err = nil
+		}
 	}
-	if k := kiln.KindOf(err); err != nil && k != kiln.ResourceNotFound && k != kiln.ResourceConflict {
+	if k := kiln.KindOf(err); err != nil && k != kiln.ResourceNotFound && k != kiln.ResourceConflict && k != kiln.TooManyRequests {
 		n.Error(err)
 	}
 }

@@ -22,31 +22,26 @@ type write struct {
 	key   catalog.Key
 	at    catalog.Revision
 	value any
-	// version is the version in the value, and function the kiln.Function.ID that it belongs to.
-	version  *kiln.Version
-	function string
+	// refers is what the inventory is to know of the value.
+	refers entry
 }
 
 func functionWrite(f *kiln.Function, at catalog.Revision) write {
 	v := &f.Latest
-	return write{key: catalog.FunctionKey(v.Account, v.Function), at: at, value: f, version: v, function: f.ID}
+	return write{key: catalog.FunctionKey(v.Account, v.Function), at: at, value: f, refers: entryOf(v, f.ID)}
 }
 
 // versionWrite writes v, the new version number n of the function with that ID.
 func versionWrite(v kiln.Version, function string, n int) write {
-	return write{key: catalog.VersionKey(v.Account, v.Function, function, n), value: v, version: &v, function: function}
+	return write{key: catalog.VersionKey(v.Account, v.Function, function, n), value: v, refers: entryOf(&v, function)}
 }
-
-// code is what the record will refer to.
-func (w write) code() object { return object{w.version.Account, w.version.Code.Digest} }
 
 // entry is what the inventory is to know of the record once it was committed.
 func (w write) entry(revision catalog.Revision) *entry {
 	if w.value == nil {
 		return &entry{revision: revision, deleted: true}
 	}
-	e := entryOf(w.version, w.function, revision)
-	return &e
+	return new(w.refers.at(revision))
 }
 
 // commit makes all writes or none. It returns catalog.ErrConflict if nothing was written because a record has changed,
@@ -82,13 +77,11 @@ func (s *Service) commit(ctx context.Context, writes ...write) (catalog.Revision
 // enter tells the inventory what is about to be written.
 func (s *Service) enter(ctx context.Context, writes []write) error {
 	for i, w := range writes {
-		if w.value != nil {
-			if err := s.inventory.hold(ctx, w.code()); err != nil {
-				for _, entered := range writes[:i] {
-					s.leave(entered, nil)
-				}
-				return fmt.Errorf("hold code: %w", err)
+		if err := s.hold(ctx, w.refers.codes); err != nil {
+			for _, entered := range writes[:i] {
+				s.leave(entered, nil)
 			}
+			return err
 		}
 		s.inventory.enter(w.key)
 	}
@@ -98,9 +91,7 @@ func (s *Service) enter(ctx context.Context, writes []write) error {
 // leave tells the inventory what became of w: e, or nothing if that is nil. The code is let go only when e is counted.
 func (s *Service) leave(w write, e *entry) {
 	s.forget(s.inventory.leave(w.key, e))
-	if w.value != nil {
-		s.forget(s.inventory.release(w.code()))
-	}
+	s.release(w.refers.codes)
 }
 
 func encode(writes []write) ([]catalog.Change, error) {

@@ -25,7 +25,7 @@ func settingsOfCreate(in *api.CreateFunctionRequest) settings {
 	return settings{
 		role: in.Role, handler: in.Handler, description: in.Description, runtime: in.Runtime, timeout: in.Timeout, memory: in.MemorySize,
 		environment: in.Environment, storage: in.EphemeralStorage, tracing: in.TracingConfig, snapStart: in.SnapStart,
-		logging: in.LoggingConfig, vpc: in.VpcConfig, kmsKey: in.KMSKeyArn, deadLetter: in.DeadLetterConfig,
+		logging: in.LoggingConfig, vpc: in.VpcConfig, kmsKey: in.KMSKeyArn, deadLetter: in.DeadLetterConfig, layers: in.Layers,
 	}
 }
 
@@ -41,23 +41,30 @@ func (s *Service) createFunction(ctx context.Context, c api.Caller, in *api.Crea
 	if err := checkTags(in.Tags); err != nil {
 		return nil, err
 	}
-	if err := checkZip(in.Code.ZipFile); err != nil {
+	z, err := readArchive(in.Code.ZipFile, functionCode)
+	if err != nil {
 		return nil, err
 	}
 	if err := s.checkAbsent(ctx, r); err != nil {
 		return nil, err
 	}
 	var created *kiln.Version
-	err = s.withCode(ctx, r.Account, in.Code.ZipFile, func(code kiln.Code) error {
-		cfg.Code = code
-		var err error
-		created, err = s.commitCreate(ctx, s.newFunction(r, cfg, in.Tags), in.Publish)
-		return err
+	cfg.Code = z.code
+	err = s.withLayers(ctx, r.Account, in.Layers, func(layers []kiln.Layer) error {
+		cfg.Layers = layers
+		if err := checkUnzipped(cfg); err != nil {
+			return err
+		}
+		return s.withCode(ctx, r.Account, z, func() error {
+			var err error
+			created, err = s.commitCreate(ctx, s.newFunction(r, cfg, in.Tags), in.Publish)
+			return err
+		})
 	})
 	if err != nil {
 		return nil, err
 	}
-	return configuration(created, r.ARN(s.cfg.Region)), nil
+	return s.configuration(created, r.ARN(s.cfg.Region)), nil
 }
 
 // readCreate checks a request by AWS's model and reads the reference in it.
@@ -90,7 +97,7 @@ func (s *Service) readCreate(c api.Caller, in *api.CreateFunctionRequest) (ref.R
 	return r, wholeFunction(r)
 }
 
-// newConfig returns the configuration of a new function, without its code.
+// newConfig returns the configuration of a new function, without its code and its layers.
 func newConfig(name kiln.FunctionName, in *api.CreateFunctionRequest) (kiln.Config, error) {
 	cfg := kiln.Config{
 		Architecture: architecture,

@@ -1,8 +1,9 @@
-// Package deploy serves the operations on functions, their versions and their tags.
+// Package deploy serves the operations on functions, with their versions and tags, and on layers.
 //
 // A function is one record of the catalog, its published versions are others, its code is an object of the blob store that any
 // of these may refer to. Every operation is one commit of the function's record, so that operations on one function happen one
-// after another, whoever makes them.
+// after another, whoever makes them. A layer version is a record too, with its policy in it. A function that uses it refers to its
+// content, not to that record, and so outlives it.
 //
 // Two things go on beside the operations, in Run: versions leave Pending and InProgress, and code that nothing refers to is
 // deleted. Both are found again in the store when a process dies before them.
@@ -28,7 +29,7 @@ type Config struct {
 	Store  catalog.Store
 	Blobs  blob.Store
 	Region kiln.Region
-	// CodeURL returns where an account may download its code for a while.
+	// CodeURL returns where code of an account may be downloaded for a while.
 	CodeURL func(kiln.AccountID, kiln.Digest) string
 	// Settle is how long a version stays Pending or InProgress; 0 means DefaultSettle.
 	Settle time.Duration
@@ -97,7 +98,7 @@ func (s *Service) Run(ctx context.Context) error {
 
 // Handlers returns the handlers of the operations.
 func (s *Service) Handlers() []api.Handler {
-	return []api.Handler{
+	return append(s.layerHandlers(),
 		api.Handle(api.CreateFunction, s.createFunction, createEnforces()...),
 		api.Handle(api.UpdateFunctionCode, s.updateFunctionCode, updateCodeEnforces()...),
 		api.Handle(api.UpdateFunctionConfiguration, s.updateFunctionConfiguration, updateConfigurationEnforces()...),
@@ -115,7 +116,7 @@ func (s *Service) Handlers() []api.Handler {
 		api.Handle(api.GetFunctionEventInvokeConfig, s.getFunctionEventInvokeConfig, members("FunctionName", "Qualifier")...),
 		api.Handle(api.GetFunctionUrlConfig, s.getFunctionURLConfig, members("FunctionName", "Qualifier")...),
 		api.Handle(api.GetFunctionCodeSigningConfig, s.getFunctionCodeSigningConfig, members("FunctionName")...),
-	}
+	)
 }
 
 func members(paths ...string) []api.Enforced {

@@ -65,9 +65,15 @@ func newService(store catalog.Store, blobs blob.Store) *Service {
 // call calls an operation as account does, through its handler.
 func call[In, Out any](n *node, op *api.Operation, in In) (*Out, error) {
 	n.Helper()
+	return callAs[In, Out](n, account, op, in)
+}
+
+// callAs calls an operation as an account does, through its handler.
+func callAs[In, Out any](n *node, a kiln.AccountID, op *api.Operation, in In) (*Out, error) {
+	n.Helper()
 	for _, h := range n.service.Handlers() {
 		if h.Operation == op {
-			out, err := h.Call(n.Context(), api.Caller{Account: account}, &in)
+			out, err := h.Call(n.Context(), api.Caller{Account: a}, &in)
 			if err != nil {
 				return nil, err
 			}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"slices"
 	"strings"
 	"sync"
 
@@ -12,18 +11,22 @@ import (
 	"kiln/catalog"
 )
 
-// object is a deployment package in the blob store.
+// object is a deployment package, or the content of a layer, in the blob store.
 type object struct {
 	account kiln.AccountID
 	digest  kiln.Digest
 }
 
-// entry is what the inventory knows of a function's or a version's record.
+// entry is what the inventory knows of the record of a function, a version, a layer or a layer version.
 type entry struct {
 	revision catalog.Revision
-	code     object
-	size     int64
-	// function is the kiln.Function.ID that the record belongs to.
+	account  kiln.AccountID
+	// codes are what the record refers to: its own code and, of a function or a version, that of its layers, which may be other
+	// accounts'.
+	codes []object
+	// size is what the record counts for in its account: the length of its own code.
+	size int64
+	// function is the kiln.Function.ID that the record of a function or a version belongs to.
 	function string
 	// deleted says that the record is gone. Such an entry stays until shown says that the watch knows it too, so that what the
 	// watch shows of the time before does not bring the record back.
@@ -116,7 +119,7 @@ func (n *inventory) apply(k catalog.Key, e entry) []object {
 	n.count(k, e, +1)
 	n.count(k, old, -1)
 	n.prune(k)
-	return n.unused([]object{old.code})
+	return n.unused(old.codes)
 }
 
 // prune lets go of the entry of a deleted record that nothing can bring back.
@@ -130,21 +133,20 @@ func (n *inventory) prune(k catalog.Key) {
 
 // +checklocks:n.mu
 func (n *inventory) count(k catalog.Key, e entry, by int) {
-	if e.code == (object{}) {
-		return
+	for _, c := range e.codes {
+		n.references[c] += by
+		if n.references[c] == 0 {
+			delete(n.references, c)
+		}
 	}
-	n.references[e.code] += by
-	if n.references[e.code] == 0 {
-		delete(n.references, e.code)
-	}
-	u := n.usages[e.code.account]
+	u := n.usages[e.account]
 	u.bytes += int64(by) * e.size
-	if isFunctionKey(k) {
+	if isFunctionKey(k) && len(e.codes) > 0 {
 		u.functions += int64(by)
 	}
-	n.usages[e.code.account] = u
+	n.usages[e.account] = u
 	if u == (usage{}) {
-		delete(n.usages, e.code.account)
+		delete(n.usages, e.account)
 	}
 }
 
@@ -152,7 +154,13 @@ func (n *inventory) count(k catalog.Key, e entry, by int) {
 //
 // +checklocks:n.mu
 func (n *inventory) unused(codes []object) []object {
-	return slices.DeleteFunc(codes, func(c object) bool { return c == (object{}) || !n.isUnused(c) })
+	var found []object
+	for _, c := range codes {
+		if n.isUnused(c) {
+			found = append(found, c)
+		}
+	}
+	return found
 }
 
 // +checklocks:n.mu
@@ -208,8 +216,8 @@ func (n *inventory) claim(writes []write) (claim, bool) {
 	var c claim
 	for _, w := range writes {
 		if w.value != nil {
-			c.account = w.version.Account
-			c.bytes += max(0, w.version.Code.Size-n.entries[w.key].size)
+			c.account = w.refers.account
+			c.bytes += max(0, w.refers.size-n.entries[w.key].size)
 		}
 	}
 	if c.bytes > 0 && n.usages[c.account].bytes+n.claims[c.account]+c.bytes > maxTotalCode {
@@ -329,10 +337,10 @@ func (n *inventory) orphans() map[orphan]bool {
 	defer n.mu.Unlock()
 	found := make(map[orphan]bool)
 	for k, e := range n.entries {
-		if isFunctionKey(k) || e.deleted {
+		if kindOf(k) != versionKind || e.deleted {
 			continue
 		}
-		o := orphan{e.code.account, nameOf(k), e.function}
+		o := orphan{e.account, nameOf(k), e.function}
 		if n.entries[catalog.FunctionKey(o.account, o.name)].function != o.function {
 			found[o] = true
 		}
@@ -340,11 +348,21 @@ func (n *inventory) orphans() map[orphan]bool {
 	return found
 }
 
-// The kinds of record that refer to code, as the catalog's keys spell them.
+// The kinds of record that the inventory counts, as the catalog's keys spell them.
 const (
-	functionKind = "function"
-	versionKind  = "version"
+	functionKind     = "function"
+	versionKind      = "version"
+	layerKind        = "layer"
+	layerVersionKind = "layerversion"
 )
+
+func isCounted(k catalog.Key) bool {
+	switch kindOf(k) {
+	case functionKind, versionKind, layerKind, layerVersionKind:
+		return true
+	}
+	return false
+}
 
 func kindOf(k catalog.Key) string { return strings.Split(string(k), "/")[1] }
 
@@ -365,17 +383,38 @@ func read(r catalog.Record) (*kiln.Version, entry, error) {
 		if err := json.Unmarshal(r.Value, &f); err != nil {
 			return nil, entry{}, fmt.Errorf("read function: %w", err)
 		}
-		return &f.Latest, entryOf(&f.Latest, f.ID, r.Revision), nil
+		return &f.Latest, entryOf(&f.Latest, f.ID).at(r.Revision), nil
 	case versionKind:
 		var v kiln.Version
 		if err := json.Unmarshal(r.Value, &v); err != nil {
 			return nil, entry{}, fmt.Errorf("read version: %w", err)
 		}
-		return &v, entryOf(&v, functionIDOf(r.Key), r.Revision), nil
+		return &v, entryOf(&v, functionIDOf(r.Key)).at(r.Revision), nil
+	case layerVersionKind:
+		var v kiln.LayerVersion
+		if err := json.Unmarshal(r.Value, &v); err != nil {
+			return nil, entry{}, fmt.Errorf("read layer version: %w", err)
+		}
+		return nil, layerEntryOf(&v.Layer).at(r.Revision), nil
 	}
-	return nil, entry{}, nil
+	return nil, entry{revision: r.Revision}, nil
 }
 
-func entryOf(v *kiln.Version, function string, revision catalog.Revision) entry {
-	return entry{revision: revision, code: object{v.Account, v.Code.Digest}, size: v.Code.Size, function: function}
+func entryOf(v *kiln.Version, function string) entry {
+	e := entry{account: v.Account, codes: []object{{v.Account, v.Code.Digest}}, size: v.Code.Size, function: function}
+	for i := range v.Layers {
+		e.codes = append(e.codes, contentOf(&v.Layers[i]))
+	}
+	return e
+}
+
+func layerEntryOf(l *kiln.Layer) entry {
+	return entry{account: l.Account, codes: []object{contentOf(l)}, size: l.Code.Size}
+}
+
+func contentOf(l *kiln.Layer) object { return object{l.Account, l.Code.Digest} }
+
+func (e entry) at(revision catalog.Revision) entry {
+	e.revision = revision
+	return e
 }

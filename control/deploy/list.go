@@ -95,12 +95,29 @@ type marker struct {
 	After    int               `json:"a,omitempty"`
 }
 
-func (m marker) String() string {
+func (m marker) String() string { return encodeMarker(m) }
+
+func encodeMarker(m any) string {
 	text, err := json.Marshal(m)
 	if err != nil {
 		panic(fmt.Sprintf("encode a marker: %v", err))
 	}
 	return base64.RawURLEncoding.EncodeToString(text)
+}
+
+// decodeMarker reads the marker that a caller gave, if any.
+func decodeMarker(mark *string, into any) error {
+	if mark == nil || *mark == "" {
+		return nil
+	}
+	text, err := base64.RawURLEncoding.DecodeString(*mark)
+	if err == nil {
+		err = json.Unmarshal(text, into)
+	}
+	if err != nil {
+		return invalidMarker(*mark)
+	}
+	return nil
 }
 
 // readPage checks what v has found so far, and reads the members that all lists have.
@@ -114,14 +131,10 @@ func readPage(v *constraint.Violations, mark *string, maxItems *int32) (page, er
 	if err := validation(v); err != nil {
 		return page{}, err
 	}
-	if mark == nil || *mark == "" {
-		return p, nil
+	if err := decodeMarker(mark, &p.marker); err != nil {
+		return page{}, err
 	}
-	text, err := base64.RawURLEncoding.DecodeString(*mark)
-	if err == nil {
-		err = json.Unmarshal(text, &p.marker)
-	}
-	if err != nil || strings.Contains(string(p.marker.Function), "/") || p.marker.After < 0 {
+	if strings.Contains(string(p.marker.Function), "/") || p.marker.After < 0 {
 		return page{}, invalidMarker(*mark)
 	}
 	return p, nil
@@ -151,7 +164,7 @@ func (l *lister) add(v *kiln.Version, qualified bool) bool {
 		l.next = new(l.marker.String())
 		return false
 	}
-	l.found = append(l.found, summary(v, l.s.arn(v, qualified)))
+	l.found = append(l.found, l.s.summary(v, l.s.arn(v, qualified)))
 	l.marker = marker{Function: v.Function, Versions: l.versions}
 	if n, ok := ref.Number(v.Qualifier); ok {
 		l.marker.After = n

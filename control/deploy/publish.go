@@ -36,7 +36,7 @@ func (s *Service) publishVersion(ctx context.Context, c api.Caller, in *api.Publ
 	if err != nil {
 		return nil, err
 	}
-	return configuration(&made, s.arn(&made, true)), nil
+	return s.configuration(&made, s.arn(&made, true)), nil
 }
 
 // guardCode returns AWS's error if the caller expects other code than f has.

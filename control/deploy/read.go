@@ -19,7 +19,7 @@ func (s *Service) getFunction(ctx context.Context, c api.Caller, in *api.GetFunc
 		return nil, err
 	}
 	out := &api.GetFunctionResponse{
-		Configuration: configuration(v, r.ARN(s.cfg.Region)),
+		Configuration: s.configuration(v, r.ARN(s.cfg.Region)),
 		Code:          &api.FunctionCodeLocation{RepositoryType: new("S3"), Location: new(s.cfg.CodeURL(v.Account, v.Code.Digest))},
 	}
 	if len(f.Tags) > 0 {
@@ -37,7 +37,7 @@ func (s *Service) getFunctionConfiguration(ctx context.Context, c api.Caller, in
 	if err != nil {
 		return nil, err
 	}
-	return configuration(v, r.ARN(s.cfg.Region)), nil
+	return s.configuration(v, r.ARN(s.cfg.Region)), nil
 }
 
 func (s *Service) getFunctionConcurrency(ctx context.Context, c api.Caller, in *api.GetFunctionConcurrencyRequest) (*api.GetFunctionConcurrencyResponse, error) {

@@ -12,7 +12,7 @@ import (
 const lastModifiedLayout = "2006-01-02T15:04:05.000-0700"
 
 // configuration shows v under an ARN.
-func configuration(v *kiln.Version, arn string) *api.FunctionConfiguration {
+func (s *Service) configuration(v *kiln.Version, arn string) *api.FunctionConfiguration {
 	c := &api.FunctionConfiguration{
 		FunctionName:     new(string(v.Function)),
 		FunctionArn:      &arn,
@@ -41,6 +41,9 @@ func configuration(v *kiln.Version, arn string) *api.FunctionConfiguration {
 		LastUpdateStatusReason:     optional(v.UpdateReason),
 		LastUpdateStatusReasonCode: optional(v.UpdateReasonCode),
 	}
+	for _, l := range v.Layers {
+		c.Layers = append(c.Layers, api.Layer{Arn: new(s.layerRef(&l).VersionARN()), CodeSize: &l.Code.Size})
+	}
 	if v.Environment != nil {
 		c.Environment = &api.EnvironmentResponse{Variables: v.Environment}
 	}
@@ -48,11 +51,11 @@ func configuration(v *kiln.Version, arn string) *api.FunctionConfiguration {
 }
 
 // summary shows v in a list: AWS leaves the states out there.
-func summary(v *kiln.Version, arn string) api.FunctionConfiguration {
+func (s *Service) summary(v *kiln.Version, arn string) api.FunctionConfiguration {
 	bare := *v
 	bare.State, bare.StateReason, bare.StateReasonCode = "", "", ""
 	bare.LastUpdateStatus, bare.UpdateReason, bare.UpdateReasonCode = "", "", ""
-	return *configuration(&bare, arn)
+	return *s.configuration(&bare, arn)
 }
 
 // optional returns nil for "".

@@ -27,7 +27,7 @@ func (s *Service) follow(ctx context.Context, synced chan<- struct{}) error {
 
 // see takes note of a record's change.
 func (s *Service) see(e catalog.Event) {
-	if k := kindOf(e.Key); k != functionKind && k != versionKind {
+	if !isCounted(e.Key) {
 		return
 	}
 	if e.Value == nil {
@@ -41,7 +41,7 @@ func (s *Service) see(e catalog.Event) {
 		return
 	}
 	s.forget(s.inventory.show(e.Key, known))
-	if unsettled(v) {
+	if v != nil && unsettled(v) {
 		now := s.cfg.Now()
 		// now carries the monotonic clock, which the time in a record does not: a clock that is set back holds nobody up.
 		s.unsettled.add(e.Key, now.Add(settleAt(v, now, s.cfg.Settle).Sub(now)))
@@ -91,7 +91,7 @@ func settledRecord(r catalog.Record, revision string) (write, bool, error) {
 			return write{}, false, err
 		}
 		next, ok := settled(v, revision)
-		return write{key: r.Key, at: r.Revision, value: next, version: &next, function: functionIDOf(r.Key)}, ok, nil
+		return write{key: r.Key, at: r.Revision, value: next, refers: entryOf(&next, functionIDOf(r.Key))}, ok, nil
 	}
 	var f kiln.Function
 	if err := json.Unmarshal(r.Value, &f); err != nil {

@@ -154,7 +154,7 @@ func TestEveryRecordIsWithinTheCodeLimit(t *testing.T) {
 		n := newNode(t)
 		size := int64(len(zipOf("index.py", "f")))
 		other := catalog.FunctionKey(account, "other")
-		n.service.inventory.show(other, entry{revision: 1, code: object{account, "other"}, size: maxTotalCode - size})
+		n.service.inventory.show(other, entry{revision: 1, account: account, codes: []object{{account, "other"}}, size: maxTotalCode - size})
 		_, err := n.create("f", withPublish)
 		n.wantError(err, kiln.CodeStorageExceeded, "Code storage limit exceeded.")
 		_ = must(n.create("f"))

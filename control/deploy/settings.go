@@ -10,6 +10,7 @@ import (
 
 	"kiln"
 	"kiln/api"
+	"kiln/catalog/ref"
 	"kiln/internal/constraint"
 )
 
@@ -48,11 +49,14 @@ type settings struct {
 	vpc                                 *api.VpcConfig
 	kmsKey                              *string
 	deadLetter                          *api.DeadLetterConfig
+	// layers are references, and resolved are the layers that they name.
+	layers   []string
+	resolved []kiln.Layer
 }
 
 // settingsEnforces is what is honoured of settings.
 func settingsEnforces() []api.Enforced {
-	return append(members("Role", "Handler", "Description", "Runtime", "Timeout", "MemorySize", "Environment.*", "EphemeralStorage.*", "LoggingConfig.LogGroup"),
+	return append(members("Role", "Handler", "Description", "Runtime", "Timeout", "MemorySize", "Environment.*", "EphemeralStorage.*", "LoggingConfig.LogGroup", "Layers"),
 		api.Enforced{Path: "LoggingConfig.LogFormat", Note: "Text only"},
 		api.Enforced{Path: "TracingConfig.*", Note: "PassThrough only"},
 		api.Enforced{Path: "SnapStart.*", Note: "None only"},
@@ -83,6 +87,7 @@ func (s settings) check(v *constraint.Violations) {
 	s.checkEnvironment(v)
 	s.checkStructures(v)
 	s.checkVPC(v)
+	ref.CheckLayerVersions(v, s.layers)
 	if s.kmsKey != nil {
 		v.Pattern("kMSKeyArn", *s.kmsKey, targetPattern)
 	}
@@ -172,6 +177,9 @@ func (s settings) apply(c *kiln.Config) error {
 	}
 	if s.logging != nil {
 		set(&c.LogGroup, s.logging.LogGroup)
+	}
+	if s.layers != nil {
+		c.Layers = s.resolved
 	}
 	return nil
 }
@@ -285,12 +293,19 @@ func checkArchitectures(v *constraint.Violations, a []string) {
 	if a == nil {
 		return
 	}
-	known := []string{"x86_64", "arm64"}
 	v.Items("architectures", a, 1, 1)
+	checkArchitectureNames(v, "architectures", a, ", Member must not be null")
+}
+
+// checkArchitectureNames adds to v that a list has something else than architectures. more is what AWS says beside that.
+func checkArchitectureNames(v *constraint.Violations, member string, a []string, more string) {
+	known := architectures()
 	if slices.ContainsFunc(a, func(name string) bool { return !slices.Contains(known, name) }) {
-		v.AddList("architectures", a, "Member must satisfy constraint: ["+constraint.EnumRule(known...)+", Member must not be null]")
+		v.AddList(member, a, "Member must satisfy constraint: ["+constraint.EnumRule(known...)+more+"]")
 	}
 }
+
+func architectures() []string { return []string{"x86_64", "arm64"} }
 
 // architecture is what kiln runs on.
 const architecture = "x86_64"

@@ -22,22 +22,25 @@ func (s *Service) updateFunctionConfiguration(ctx context.Context, c api.Caller,
 	given := settings{
 		role: in.Role, handler: in.Handler, description: in.Description, runtime: in.Runtime, timeout: in.Timeout, memory: in.MemorySize,
 		environment: in.Environment, storage: in.EphemeralStorage, tracing: in.TracingConfig, snapStart: in.SnapStart,
-		logging: in.LoggingConfig, vpc: in.VpcConfig, kmsKey: in.KMSKeyArn, deadLetter: in.DeadLetterConfig,
+		logging: in.LoggingConfig, vpc: in.VpcConfig, kmsKey: in.KMSKeyArn, deadLetter: in.DeadLetterConfig, layers: in.Layers,
 	}
 	r, err := s.readUpdate(c, api.UpdateFunctionConfiguration, in.FunctionName, given.check)
 	if err != nil {
 		return nil, err
 	}
 	var updated kiln.Version
-	err = s.change(ctx, r, func(f *kiln.Function) ([]write, error) {
-		err := s.update(f, r, in.RevisionId, given.apply)
-		updated = f.Latest
-		return nil, err
+	err = s.withLayers(ctx, r.Account, in.Layers, func(layers []kiln.Layer) error {
+		given.resolved = layers
+		return s.change(ctx, r, func(f *kiln.Function) ([]write, error) {
+			err := s.update(f, r, in.RevisionId, given.apply)
+			updated = f.Latest
+			return nil, err
+		})
 	})
 	if err != nil {
 		return nil, err
 	}
-	return configuration(&updated, r.ARN(s.cfg.Region)), nil
+	return s.configuration(&updated, r.ARN(s.cfg.Region)), nil
 }
 
 func (s *Service) updateFunctionCode(ctx context.Context, c api.Caller, in *api.UpdateFunctionCodeRequest) (*api.FunctionConfiguration, error) {
@@ -45,19 +48,20 @@ func (s *Service) updateFunctionCode(ctx context.Context, c api.Caller, in *api.
 	if err != nil {
 		return nil, err
 	}
-	if err := checkZip(in.ZipFile); err != nil {
+	z, err := readArchive(in.ZipFile, functionCode)
+	if err != nil {
 		return nil, err
 	}
 	if isTrue(in.DryRun) {
-		return s.dryRun(ctx, r, in)
+		return s.dryRun(ctx, r, z.code, in)
 	}
 	if err := s.checkUpdate(ctx, r, in.RevisionId); err != nil {
 		return nil, err
 	}
 	var updated kiln.Version
-	err = s.withCode(ctx, r.Account, in.ZipFile, func(code kiln.Code) error {
+	err = s.withCode(ctx, r.Account, z, func() error {
 		return s.change(ctx, r, func(f *kiln.Function) ([]write, error) {
-			if err := s.update(f, r, in.RevisionId, newCode(code, in.Architectures)); err != nil {
+			if err := s.update(f, r, in.RevisionId, newCode(z.code, in.Architectures)); err != nil {
 				return nil, err
 			}
 			var writes []write
@@ -69,7 +73,7 @@ func (s *Service) updateFunctionCode(ctx context.Context, c api.Caller, in *api.
 	if err != nil {
 		return nil, err
 	}
-	return configuration(&updated, s.arn(&updated, isTrue(in.Publish))), nil
+	return s.configuration(&updated, s.arn(&updated, isTrue(in.Publish))), nil
 }
 
 // publishUpdate makes a version of f, just updated, if publish says so. It returns what the caller is told of and what to write.
@@ -89,18 +93,17 @@ func newCode(code kiln.Code, architectures []string) func(*kiln.Config) error {
 }
 
 // dryRun says what an update would make, without a new revision, and stores nothing.
-func (s *Service) dryRun(ctx context.Context, r ref.Ref, in *api.UpdateFunctionCodeRequest) (*api.FunctionConfiguration, error) {
+func (s *Service) dryRun(ctx context.Context, r ref.Ref, code kiln.Code, in *api.UpdateFunctionCodeRequest) (*api.FunctionConfiguration, error) {
 	f, _, err := s.find(ctx, r)
 	if err != nil {
 		return nil, err
 	}
 	was := f.Latest.RevisionID
-	code := kiln.Code{Digest: kiln.DigestOf(in.ZipFile), Size: int64(len(in.ZipFile))}
 	if err := s.update(f, r, in.RevisionId, newCode(code, in.Architectures)); err != nil {
 		return nil, err
 	}
 	f.Latest.RevisionID = was
-	return configuration(&f.Latest, r.ARN(s.cfg.Region)), nil
+	return s.configuration(&f.Latest, r.ARN(s.cfg.Region)), nil
 }
 
 // checkUpdate spares storing code for an update that is bound to fail. It decides nothing: the commit does.
@@ -126,6 +129,9 @@ func (s *Service) update(f *kiln.Function, r ref.Ref, revision *string, apply fu
 	v := &f.Latest
 	was := v.Config
 	if err := apply(&v.Config); err != nil {
+		return err
+	}
+	if err := checkUnzipped(v.Config); err != nil {
 		return err
 	}
 	if !runsAlike(was, v.Config) {
