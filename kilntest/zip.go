@@ -67,6 +67,8 @@ type Function struct {
 	Timeout int32
 	Zip     []byte
 	Env     map[string]string
+	// Layers are the ARNs of layer versions.
+	Layers []string
 }
 
 // Deploy creates a function and waits until it is active.
@@ -78,7 +80,7 @@ func (n *Node) Deploy(ctx context.Context, f Function) {
 	in := &lambda.CreateFunctionInput{
 		FunctionName: aws.String(f.Name), Role: aws.String(Role), Code: &types.FunctionCode{ZipFile: f.Zip},
 		Runtime: types.Runtime(f.Runtime), Handler: aws.String(orDefault(f.Handler, "index.handler")),
-		MemorySize: aws.Int32(orDefault(f.MemoryMB, 512)), Timeout: aws.Int32(orDefault(f.Timeout, 10)),
+		MemorySize: aws.Int32(orDefault(f.MemoryMB, 512)), Timeout: aws.Int32(orDefault(f.Timeout, 10)), Layers: f.Layers,
 	}
 	if f.Env != nil {
 		in.Environment = &types.Environment{Variables: f.Env}
