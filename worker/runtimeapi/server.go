@@ -135,7 +135,8 @@ func (s *Server) handle(x exchange) error {
 	case "init/error":
 		return s.method(x, "POST", s.initError)
 	}
-	id, action, ok := strings.Cut(strings.TrimPrefix(path, "invocation/"), "/")
+	rest, ok := strings.CutPrefix(path, "invocation/")
+	id, action, _ := strings.Cut(rest, "/")
 	switch {
 	case ok && action == "response":
 		return s.method(x, "POST", func(x exchange) error { return s.response(x, id) })

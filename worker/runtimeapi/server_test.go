@@ -237,6 +237,7 @@ func TestEveryRouteRefusesWhatItIsNotFor(t *testing.T) {
 		{get("restore/next"), 404, "404"},
 		{get("invocation/a/b/response"), 404, "404"},
 		{"GET /2020-01-01/extension/event/next HTTP/1.1\r\nHost: h\r\n\r\n", 404, "404"},
+		{post("restore/error", "{}"), 404, "404"},
 		{"GET / HTTP/1.1\r\nHost: h\r\n\r\n", 404, "404"},
 	} {
 		c.send(row.raw)
