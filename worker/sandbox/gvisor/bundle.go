@@ -149,8 +149,8 @@ func annotate(s *specs.Spec, name string, hints map[string]string) {
 	}
 }
 
-// flagLines are the flags of the guest's kernel that gVisor would take from a control group that it manages itself, and a name for the
-// machine in place of the host's own.
+// flagLines are the flags of the guest's kernel that gVisor would take from a control group that it manages itself, and a name and a
+// memory of the machine in place of the host's own: file systems in memory without a size of their own are half as large as that.
 func flagLines(o *order, hostCPUs int) []string {
 	cpus := hostCPUs
 	if o.Limits.CPUs > 0 {
@@ -159,6 +159,7 @@ func flagLines(o *order, hostCPUs int) []string {
 	}
 	return []string{
 		fmt.Sprintf("--total-memory=%d", o.Limits.MemoryBytes),
+		fmt.Sprintf("--total-host-memory=%d", o.Limits.MemoryBytes),
 		fmt.Sprintf("--cpu-num=%d", cpus),
 		"--product-name=kiln",
 	}
