@@ -5,11 +5,14 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"runtime/debug"
 	"slices"
+	"strconv"
 	"strings"
 	_ "unsafe" // for go:linkname
 
+	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/seccomp/precompiledseccomp"
 	"gvisor.dev/gvisor/runsc/boot/filter"
 	"gvisor.dev/gvisor/runsc/cli/maincli"
@@ -59,7 +62,14 @@ func Main() int {
 		return 0
 	case probeName:
 		return probe()
+	case goferName:
+		if err := closeStrays(os.Args); err != nil {
+			return 1 // as below
+		}
 	case sentryName:
+		if err := closeStrays(os.Args); err != nil {
+			return 1 // as below
+		}
 		usePrecompiled()
 		tmpfsAllowedData = append(tmpfsAllowedData, "nr_inodes")
 		if err := makeFreezable(); err != nil {
@@ -86,6 +96,38 @@ func usePrecompiled() {
 	}
 	filter.ListPrecompiled() // makes an empty table, once
 	precompiledPrograms = filters()
+}
+
+// givenFile is an argument that names a descriptor which the process was given.
+var givenFile = regexp.MustCompile(`^--[a-z-]*fds?=(\d+)(:\d+)?$`)
+
+// closeStrays closes, in a process that gVisor has started, the sockets and pipes that it was not given. gVisor opens its own without
+// the flag that keeps them from others, so that a sandbox whose start overlaps another's would inherit the line by which that is
+// controlled. What a process is given has the lowest numbers; what Go's runtime has opened by now is neither socket nor pipe.
+func closeStrays(args []string) error {
+	last := 2
+	for _, a := range args {
+		if m := givenFile.FindStringSubmatch(a); m != nil {
+			n, _ := strconv.Atoi(m[1]) // digits
+			last = max(last, n)
+		}
+	}
+	open, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		return fmt.Errorf("list open files: %w", err)
+	}
+	for _, o := range open {
+		fd, _ := strconv.Atoi(o.Name()) // digits
+		link, err := os.Readlink("/proc/self/fd/" + o.Name())
+		stray := strings.HasPrefix(link, "socket:") || strings.HasPrefix(link, "pipe:")
+		if err != nil || fd <= last || !stray {
+			continue // what listed the directory is gone
+		}
+		if err := unix.Close(fd); err != nil {
+			return fmt.Errorf("close descriptor %d: %w", fd, err)
+		}
+	}
+	return nil
 }
 
 // sentryArgs adds the bundle's flags to those of the first execution of a sandbox process. When it executes itself once more, in
