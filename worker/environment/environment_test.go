@@ -80,6 +80,8 @@ type fakeBox struct {
 	mu     sync.Mutex
 	frozen chan bool // receives each change
 	cpus   float64
+	memory int64
+	mounts []string
 	done   chan struct{}
 	exit   sandbox.Exit
 	once   sync.Once
@@ -125,6 +127,18 @@ func (b *fakeBox) SetCPUs(c float64) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.cpus = c
+	return nil
+}
+func (b *fakeBox) SetMemory(bytes int64) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.memory = bytes
+	return nil
+}
+func (b *fakeBox) Mount(_ context.Context, name, source string) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.mounts = append(b.mounts, name+"="+source)
 	return nil
 }
 func (b *fakeBox) Usage() (sandbox.Usage, error) {

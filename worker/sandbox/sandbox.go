@@ -16,8 +16,6 @@ type Mount struct {
 	Source, Target string
 	// Writable mounts may be written by the guest. All others are read-only.
 	Writable bool
-	// Follow makes mounts that the host makes below Source later appear in the running sandbox.
-	Follow bool
 }
 
 // Limits bound what a sandbox may use of the host.
@@ -37,6 +35,8 @@ type Spec struct {
 	// Root is a host directory, shown read-only as the root of the sandbox. It must contain every mount's target.
 	Root   string
 	Mounts []Mount
+	// Slot is a directory of the sandbox below which Sandbox.Mount makes directories of the host appear; "" means nowhere.
+	Slot string
 	// Args and Env start the first process, as root of the sandbox.
 	Args, Env []string
 	// Files are handed to the first process as the descriptors that are their keys, from 3 on. The engine does not close them.
@@ -64,6 +64,11 @@ type Sandbox interface {
 	Thaw() error
 	// SetCPUs changes Limits.CPUs.
 	SetCPUs(cpus float64) error
+	// SetMemory changes Limits.MemoryBytes.
+	SetMemory(bytes int64) error
+	// Mount makes a directory of the host appear, read-only, in the running sandbox, as name below Spec.Slot. A name may be used
+	// once.
+	Mount(ctx context.Context, name, source string) error
 	Usage() (Usage, error)
 	// Done is closed when the sandbox ended by itself or was destroyed.
 	Done() <-chan struct{}

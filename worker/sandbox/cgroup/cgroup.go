@@ -199,14 +199,19 @@ func childrenOf(pid int) ([]int, error) {
 }
 
 func (g *Group) limit(l Limits) error {
-	page := int64(os.Getpagesize())
-	if err := g.layout.setMemory(g, (l.MemoryBytes+page-1)/page*page); err != nil {
+	if err := g.SetMemory(l.MemoryBytes); err != nil {
 		return err
 	}
 	if err := g.SetCPUs(l.CPUs); err != nil {
 		return err
 	}
 	return writeBack(g.file("pids", "pids.max"), strconv.Itoa(l.Tasks))
+}
+
+// SetMemory changes Limits.MemoryBytes. It fails if the group has more in use than it is to have and the kernel cannot take it back.
+func (g *Group) SetMemory(bytes int64) error {
+	page := int64(os.Getpagesize())
+	return g.layout.setMemory(g, (bytes+page-1)/page*page)
 }
 
 // SetCPUs changes Limits.CPUs.

@@ -154,9 +154,13 @@ func TestLimitsAreThoseThatTheKernelHas(t *testing.T) {
 	if err := g.SetCPUs(0); err != nil {
 		t.Errorf("no limit of the processor: %v", err)
 	}
-	// More than the kernel can count is cut off by it.
-	if err := g.limit(Limits{MemoryBytes: 1<<63 - 1<<20, Tasks: 1}); err == nil {
+	if err := g.limit(Limits{MemoryBytes: 1 << 20, Tasks: 1 << 40}); err == nil {
 		t.Error("a limit that the kernel did not take is none to rely on")
+	}
+	for _, bytes := range []int64{8 << 20, 64 << 20, 16 << 20} {
+		if err := g.SetMemory(bytes); err != nil {
+			t.Errorf("memory changed to %d: %v", bytes, err)
+		}
 	}
 	if m, err := g.Memory(); err != nil || m.Peak < m.Current {
 		t.Errorf("memory %+v, %v", m, err)

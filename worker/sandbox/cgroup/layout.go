@@ -91,14 +91,25 @@ func (v v1) prepare(path string) error {
 }
 
 func (v1) setMemory(g *Group, bytes int64) error {
-	if err := writeBack(g.file("memory", "memory.limit_in_bytes"), fmt.Sprint(bytes)); err != nil {
+	memory, withSwap := g.file("memory", "memory.limit_in_bytes"), g.file("memory", "memory.memsw.limit_in_bytes")
+	current, err := readInt(memory)
+	if err != nil {
 		return err
 	}
-	err := writeBack(g.file("memory", "memory.memsw.limit_in_bytes"), fmt.Sprint(bytes))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil // the kernel does not account swap, and the machine has to do without
+	order := []string{memory, withSwap}
+	if bytes > current {
+		order = []string{withSwap, memory} // the first must never be above the second
 	}
-	return err
+	for _, file := range order {
+		err := writeBack(file, fmt.Sprint(bytes))
+		if file == withSwap && errors.Is(err, fs.ErrNotExist) {
+			continue // the kernel does not account swap, and the machine has to do without
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (v1) setQuota(g *Group, quota, period int64) error {

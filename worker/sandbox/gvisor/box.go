@@ -1,10 +1,12 @@
 package gvisor
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"kiln/worker/sandbox"
@@ -13,9 +15,11 @@ import (
 
 // box is a sandbox as the engine sees it: a control group, and what the launcher tells about its processes.
 type box struct {
+	engine *Engine
 	id     string
 	group  *cgroup.Group
-	limits sandbox.Limits
+	// memory is the guest's limit in bytes.
+	memory atomic.Int64
 	// oom becomes readable when the memory limit is met; nil where the kernel then ends the whole group by itself.
 	oom *os.File
 	// baseline is the memory that was charged when the guest's first process was started.
@@ -29,6 +33,11 @@ type box struct {
 	last sandbox.Usage
 	left error
 
+	// mounting holds one token. Who has it may send a request to mount and then take the answer from mounted, which has room for
+	// that one.
+	mounting chan struct{}
+	mounted  chan string
+
 	// freezer holds one token. Who has it may freeze, thaw and kill: a process that is killed while it freezes stays.
 	freezer chan struct{}
 
@@ -41,21 +50,23 @@ type box struct {
 var _ sandbox.Sandbox = (*box)(nil)
 
 // newBox makes the control group of a sandbox.
-func newBox(tree *cgroup.Tree, s sandbox.Spec) (*box, error) {
-	group, err := tree.Create(s.ID, cgroup.Limits{
+func newBox(e *Engine, s sandbox.Spec) (*box, error) {
+	group, err := e.tree.Create(s.ID, cgroup.Limits{
 		MemoryBytes: s.Limits.MemoryBytes + allowance, CPUs: s.Limits.CPUs, Tasks: maxTasks,
 	})
 	if err != nil {
 		return nil, err
 	}
 	b := &box{
-		id: s.ID, group: group, limits: s.Limits,
+		engine: e, id: s.ID, group: group,
 		started: make(chan struct{}), ended: make(chan struct{}), done: make(chan struct{}),
-		freezer: make(chan struct{}, 1),
+		mounting: make(chan struct{}, 1), mounted: make(chan string, 1), freezer: make(chan struct{}, 1),
 	}
+	b.memory.Store(s.Limits.MemoryBytes)
 	if b.oom, err = group.NotifyOutOfMemory(); err != nil {
 		return nil, errors.Join(err, group.Remove())
 	}
+	b.mounting <- struct{}{}
 	b.freezer <- struct{}{}
 	return b, nil
 }
@@ -137,7 +148,7 @@ func (b *box) cause(exhausted bool) error {
 	case b.destroyed:
 		return nil
 	case exhausted || b.exhausted:
-		return fmt.Errorf("%w of %d bytes", sandbox.ErrKilledByMemory, b.limits.MemoryBytes)
+		return fmt.Errorf("%w of %d bytes", sandbox.ErrKilledByMemory, b.memory.Load())
 	case b.crowding:
 		return errors.New("ended because the disk was short and its /tmp held most of it")
 	default:
@@ -165,6 +176,48 @@ func (b *box) Thaw() error {
 // SetCPUs implements sandbox.Sandbox.
 func (b *box) SetCPUs(cpus float64) error { return b.group.SetCPUs(cpus) }
 
+// SetMemory implements sandbox.Sandbox.
+func (b *box) SetMemory(bytes int64) error {
+	if err := b.group.SetMemory(bytes + allowance); err != nil {
+		return err
+	}
+	b.memory.Store(bytes)
+	return nil
+}
+
+// mountTimeout bounds how long the launcher may take to mount a directory.
+const mountTimeout = 10 * time.Second
+
+// Mount implements sandbox.Sandbox.
+func (b *box) Mount(ctx context.Context, name, source string) error {
+	if !validID.MatchString(name) || !isThere(source) {
+		return fmt.Errorf("mount %q as %q in sandbox %s: want the absolute path of a directory and a name of letters", source, name, b.id)
+	}
+	ctx, cancel := context.WithTimeout(ctx, mountTimeout)
+	defer cancel()
+	select {
+	case <-b.mounting:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	// An answer that nobody waited for would be taken for the next one's: after a request without an answer there is no other.
+	if err := b.engine.send(message{Kind: mount, ID: b.id, Name: name, Source: source}); err != nil {
+		return err
+	}
+	select {
+	case reason := <-b.mounted:
+		b.mounting <- struct{}{}
+		if reason != "" {
+			return fmt.Errorf("mount in sandbox %s: %s", b.id, reason)
+		}
+		return nil
+	case <-b.ended:
+		return fmt.Errorf("mount in sandbox %s, which has ended: %s", b.id, b.reason)
+	case <-ctx.Done():
+		return fmt.Errorf("mount in sandbox %s: %w", b.id, ctx.Err())
+	}
+}
+
 // Usage implements sandbox.Sandbox.
 func (b *box) Usage() (sandbox.Usage, error) {
 	select {
@@ -181,7 +234,7 @@ func (b *box) measure() (sandbox.Usage, error) {
 	m, memoryErr := b.group.Memory()
 	cpu, cpuErr := b.group.CPU()
 	peak := max(m.Peak, m.Current) - m.Cache - b.baseline
-	peak = min(max(peak, 0), b.limits.MemoryBytes)
+	peak = min(max(peak, 0), b.memory.Load())
 	return sandbox.Usage{PeakMemoryBytes: peak, CPU: cpu}, errors.Join(memoryErr, cpuErr)
 }
 

@@ -41,6 +41,8 @@ var capabilities = []string{
 type layout struct {
 	// state holds the bundle and what gVisor keeps about the sandbox.
 	state string
+	// slot is shown in the sandbox, with what is mounted below it later.
+	slot string
 	// tmp holds the file behind the guest's /tmp until the guest's kernel has it open; it must be on a disk.
 	tmp string
 	// shared is where gVisor keeps what all sandboxes use: an empty network namespace.
@@ -50,6 +52,7 @@ type layout struct {
 func layoutOf(dir, id string) layout {
 	return layout{
 		state:  filepath.Join(stateDir(dir), id),
+		slot:   filepath.Join(stateDir(dir), id, "slot"),
 		tmp:    filepath.Join(dir, "tmp", id),
 		shared: filepath.Join(stateDir(dir), ".shared"),
 	}
@@ -71,7 +74,7 @@ func configuration(l layout) (*config.Config, error) {
 		"--overlay2=none",
 		// The engine puts the processes into their control group itself.
 		"--ignore-cgroups",
-		// Nobody changes what is mounted, save where a mount says otherwise.
+		// Nobody changes what is mounted, save where a mount is annotated otherwise.
 		"--file-access-mounts=exclusive",
 		"--directfs=true",
 		"--watchdog-action=panic",
@@ -113,6 +116,9 @@ func specification(l layout, o *order) *specs.Spec {
 	for i, m := range o.Mounts {
 		addMount(s, fmt.Sprintf("m%d", i), m)
 	}
+	if o.Slot != "" {
+		addSlot(s, l.slot, o.Slot)
+	}
 	return s
 }
 
@@ -127,20 +133,22 @@ func addTmp(s *specs.Spec, l layout, o *order) {
 }
 
 func addMount(s *specs.Spec, name string, m sandbox.Mount) {
-	options := []string{"rbind", "nosuid", "nodev"}
+	options := []string{"rbind", "rprivate", "nosuid", "nodev"}
 	if !m.Writable {
 		options = append(options, "ro")
-	}
-	if m.Follow {
-		options = append(options, "rslave")
 	} else {
-		options = append(options, "rprivate")
-	}
-	if m.Writable || m.Follow {
 		// The host changes it as well, so the guest's kernel must look again at each use.
 		annotate(s, name, map[string]string{"source": m.Source, "type": "bind", "share": "shared"})
 	}
 	s.Mounts = append(s.Mounts, specs.Mount{Type: "bind", Source: m.Source, Destination: m.Target, Options: options})
+}
+
+// addSlot shows a directory whose later mounts appear in the sandbox. The guest's kernel must look again at each use for that.
+func addSlot(s *specs.Spec, dir, target string) {
+	annotate(s, "slot", map[string]string{"source": dir, "type": "bind", "share": "shared"})
+	s.Mounts = append(s.Mounts, specs.Mount{
+		Type: "bind", Source: dir, Destination: target, Options: []string{"rbind", "rslave", "nosuid", "nodev", "ro"},
+	})
 }
 
 func annotate(s *specs.Spec, name string, hints map[string]string) {
@@ -171,6 +179,10 @@ func writeBundle(l layout, s *specs.Spec, flags []string) error {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return fmt.Errorf("make bundle: %w", err)
 		}
+	}
+	// The guest's processes pass through it on their way to what is mounted below.
+	if err := os.Mkdir(l.slot, 0o755); err != nil {
+		return fmt.Errorf("make bundle: %w", err)
 	}
 	text, err := json.Marshal(s)
 	if err != nil {

@@ -259,6 +259,10 @@ func (e *Engine) serve(ctx context.Context) error {
 				e.cfg.Log.Warn("ending the sandbox whose /tmp holds most of a disk that is short", "sandbox", m.ID)
 				e.watchers.Go(func() { _ = b.kill(&b.crowding) }) // watch does it once more, and reports
 			}
+		case mounted:
+			if b := e.box(m.ID); b != nil {
+				b.mounted <- m.Reason
+			}
 		case ended:
 			if b := e.remove(m.ID); b != nil {
 				b.end(m.Reason)
@@ -352,7 +356,7 @@ func (e *Engine) Start(ctx context.Context, s sandbox.Spec) (sandbox.Sandbox, er
 
 // start makes the control group and has the launcher start the sandbox in it.
 func (e *Engine) start(ctx context.Context, s sandbox.Spec) (*box, error) {
-	b, err := newBox(e.tree, s)
+	b, err := newBox(e, s)
 	if err != nil {
 		return nil, err
 	}

@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"sync"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/log"
@@ -58,6 +59,8 @@ type life struct {
 	tmp *os.File
 	// over is closed at the end.
 	over chan struct{}
+	// slot is where directories are mounted for it, once it has started.
+	slot string
 }
 
 // launch is the main function of a launcher.
@@ -164,6 +167,8 @@ func (l *launcher) serve(ctx context.Context) error {
 			l.lives[m.ID] = &life{stop: stop, over: make(chan struct{})}
 			l.mu.Unlock()
 			l.boxes.Go(func() { l.run(boxCtx, m, files) })
+		case mount:
+			_ = l.tell(message{Kind: mounted, ID: m.ID, Reason: l.mount(m)}) // without an engine serve ends
 		case stop:
 			l.mu.Lock()
 			if life := l.lives[m.ID]; life != nil {
@@ -178,10 +183,13 @@ func (l *launcher) serve(ctx context.Context) error {
 func (l *launcher) run(ctx context.Context, m message, files []*os.File) {
 	reason := l.box(ctx, m, files)
 	l.retire(m.ID)
+	if err := clearAway(layoutOf(l.dir, m.ID)); err != nil {
+		reason += ": " + err.Error()
+	}
 	_ = l.tell(message{Kind: ended, ID: m.ID, Reason: reason}) // without an engine there is nobody to tell
 }
 
-// retire forgets a sandbox that has ended.
+// retire forgets a sandbox that has ended: nothing is mounted for it any more.
 func (l *launcher) retire(id string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -204,17 +212,18 @@ func (l *launcher) tell(m message) error {
 // box starts a sandbox, waits for its end or that of ctx, and says why it ended.
 func (l *launcher) box(ctx context.Context, m message, files []*os.File) string {
 	place := layoutOf(l.dir, m.ID)
-	defer os.RemoveAll(place.tmp)
-	defer os.RemoveAll(place.state)
 	c, err := l.start(ctx, place, m, files)
 	if err := errors.Join(err, closeAll(files)); err != nil {
 		return err.Error()
 	}
+	l.mu.Lock()
+	l.lives[m.ID].slot = place.slot
+	l.mu.Unlock()
 	_ = l.tell(message{Kind: started, ID: m.ID}) // without an engine ctx ends
 	err = awaitExit(ctx, c.SandboxPid())
 	reason := "stopped"
 	if err == nil {
-		reason = exitReason(c)
+		reason = exitReason(c.SandboxPid())
 	} else if ctx.Err() == nil {
 		reason = err.Error()
 	}
@@ -337,15 +346,22 @@ func awaitExit(ctx context.Context, pid int) error {
 	return nil
 }
 
-// exitReason says how the process of a sandbox, which has ended, did.
-func exitReason(c *container.Container) string {
-	status, err := c.Wait()
+// exitReason says how a child, which has ended, did. It leaves it to be waited for: gVisor does that, and its own way to ask may hang on
+// a process that is gone.
+func exitReason(pid int) string {
+	// The layout of siginfo_t for SIGCHLD on Linux, 64 bits (sigaction(2)).
+	var info struct {
+		Signo, Errno, Code, _ int32
+		PID, UID, Status      int32
+		_                     [100]byte
+	}
+	_, _, errno := unix.Syscall6(unix.SYS_WAITID, unix.P_PID, uintptr(pid), uintptr(unsafe.Pointer(&info)), unix.WEXITED|unix.WNOWAIT, 0, 0)
 	switch {
-	case err != nil:
-		return err.Error()
-	case status.Signaled():
-		return "signal: " + status.Signal().String()
+	case errno != 0:
+		return os.NewSyscallError("waitid", errno).Error()
+	case info.Code == 1: // CLD_EXITED
+		return fmt.Sprintf("exit status %d", info.Status)
 	default:
-		return fmt.Sprintf("exit status %d", status.ExitStatus())
+		return "signal: " + unix.Signal(info.Status).String()
 	}
 }

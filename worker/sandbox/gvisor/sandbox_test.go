@@ -10,8 +10,6 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"kiln/worker/sandbox"
 )
 
@@ -47,31 +45,75 @@ func TestAGuestSeesItsOwnMachine(t *testing.T) {
 	}
 }
 
-func TestAFollowedMountShowsWhatTheHostMountsLater(t *testing.T) {
-	slot, code := t.TempDir(), t.TempDir()
-	if err := os.Mkdir(filepath.Join(slot, "task"), 0o700); err != nil {
+func TestARunningSandboxIsShownAnotherDirectory(t *testing.T) {
+	code := t.TempDir()
+	if err := os.WriteFile(filepath.Join(code, "file"), []byte("mounted later"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(filepath.Join(code, "file"), []byte("mounted later"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	e, _ := engine(t, t.TempDir())
-	g := start(t, e, sandbox.Spec{ID: "follow", Root: root(t), Limits: limits(), Mounts: []sandbox.Mount{{Source: slot, Target: "/mnt/a", Follow: true}}})
-	if got := g.mustDo(t, "list", "/mnt/a/task"); got != "" {
+	e, stop := engine(t, t.TempDir())
+	g := start(t, e, sandbox.Spec{ID: "slot", Root: root(t), Limits: limits(), Slot: "/mnt/a"})
+	if got := g.mustDo(t, "list", "/mnt/a"); got != "" {
 		t.Fatalf("before the mount there is %q", got)
 	}
-	if err := unix.Mount(code, filepath.Join(slot, "task"), "", unix.MS_BIND, ""); err != nil {
+	if err := g.Mount(t.Context(), "task", code); err != nil {
 		t.Fatal(err)
-	}
-	t.Cleanup(func() { unix.Unmount(filepath.Join(slot, "task"), unix.MNT_DETACH) })
-	if got := g.mustDo(t, "read", "/mnt/a/task/file"); got != "mounted later" {
-		t.Fatalf("got %q", got)
 	}
 	if got := g.mustDo(t, "bind", "/mnt/a/task", "/mnt/b"); got != "" {
 		t.Fatalf("bind: %s", got)
 	}
 	if got := g.mustDo(t, "read", "/mnt/b/file"); got != "mounted later" {
 		t.Fatalf("in its place there is %q", got)
+	}
+	if got := g.mustDo(t, "write", "/mnt/b/file", "x"); !strings.Contains(got, "read-only") {
+		t.Errorf("writing to it: %q", got)
+	}
+	if err := g.Mount(t.Context(), "task", code); err == nil {
+		t.Error("a name was used twice")
+	}
+	if err := g.Mount(t.Context(), "../up", code); err == nil {
+		t.Error("a name led out of the slot")
+	}
+	if err := g.Mount(t.Context(), "opt", code); err != nil {
+		t.Errorf("after one that was impossible: %v", err)
+	}
+	stop()
+	if text, err := os.ReadFile(filepath.Join(code, "file")); err != nil || string(text) != "mounted later" {
+		t.Fatalf("after the sandbox ended its directory holds %q, %v", text, err)
+	}
+}
+
+func TestASandboxThatIsKilledLeavesItsMountsUntouched(t *testing.T) {
+	code := t.TempDir()
+	if err := os.WriteFile(filepath.Join(code, "file"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	e, _ := engine(t, t.TempDir())
+	g := start(t, e, sandbox.Spec{ID: "killed", Root: root(t), Limits: limits(), Slot: "/mnt/a"})
+	if err := g.Mount(t.Context(), "task", code); err != nil {
+		t.Fatal(err)
+	}
+	if err := g.Destroy(); err != nil {
+		t.Fatal(err)
+	}
+	if err := g.Mount(t.Context(), "opt", code); err == nil {
+		t.Error("a sandbox that has ended was shown a directory")
+	}
+	if _, err := os.Stat(filepath.Join(code, "file")); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestTheMemoryLimitOfARunningSandboxIsRaised(t *testing.T) {
+	e, _ := engine(t, t.TempDir())
+	g := start(t, e, sandbox.Spec{ID: "raised", Root: root(t), Limits: sandbox.Limits{MemoryBytes: 32 << 20, TmpBytes: 64 << 20}})
+	if err := g.SetMemory(256 << 20); err != nil {
+		t.Fatal(err)
+	}
+	if got := g.mustDo(t, "alloc", "128"); got != "128" {
+		t.Fatalf("128 MB of 256: %s", got)
+	}
+	if u, err := g.Usage(); err != nil || u.PeakMemoryBytes < 128<<20 {
+		t.Errorf("it used %+v, %v", u, err)
 	}
 }
 

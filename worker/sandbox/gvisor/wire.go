@@ -22,7 +22,7 @@ const (
 	maxFiles = 16
 )
 
-// kind is what a message says. The engine sends start and stop, the launcher the others.
+// kind is what a message says. The engine sends start, mount and stop, the launcher the others.
 type kind string
 
 const (
@@ -36,6 +36,9 @@ const (
 	stop kind = "stop"
 	// crowds says that a sandbox holds most of a disk that is short, and asks the engine, who may be freezing it, to end it.
 	crowds kind = "crowds"
+	// mount shows Source as Name in the slot of a sandbox. It is answered by mounted, with a reason if that was impossible.
+	mount   kind = "mount"
+	mounted kind = "mounted"
 	// ended says that no process of the sandbox is left, with the reason; without an ID, that there is no sandbox left.
 	ended kind = "ended"
 )
@@ -45,6 +48,8 @@ type message struct {
 	Kind   kind
 	ID     string
 	Start  *order `json:",omitempty"`
+	Name   string `json:",omitempty"`
+	Source string `json:",omitempty"`
 	Reason string `json:",omitempty"`
 }
 
@@ -52,6 +57,7 @@ type message struct {
 type order struct {
 	Root      string
 	Mounts    []sandbox.Mount
+	Slot      string `json:",omitempty"`
 	Args, Env []string
 	Limits    sandbox.Limits
 	// Descriptors are the guest's numbers of the files that come with the message, in their order.
@@ -59,7 +65,7 @@ type order struct {
 }
 
 func newOrder(s sandbox.Spec) (*order, []*os.File) {
-	o := &order{Root: s.Root, Mounts: s.Mounts, Args: s.Args, Env: s.Env, Limits: s.Limits}
+	o := &order{Root: s.Root, Mounts: s.Mounts, Slot: s.Slot, Args: s.Args, Env: s.Env, Limits: s.Limits}
 	o.Descriptors = slices.Sorted(maps.Keys(s.Files))
 	files := make([]*os.File, len(o.Descriptors))
 	for i, d := range o.Descriptors {
