@@ -30,11 +30,13 @@ type Result struct {
 	Timing  Timing
 }
 
-// Timing says where the time of an invocation went. Sandbox, Guest and Init are zero for a warm start.
+// Timing says where the time of an invocation went. All but Handler are zero for a warm start.
 type Timing struct {
-	// Sandbox is from the decision to start until the sandbox's first process runs.
+	// Sandbox is from the decision to start until the sandbox's first process runs; zero if one was booted ahead.
 	Sandbox time.Duration
-	// Guest is from there until the runtime process was started.
+	// Mount is what it took to give a sandbox that was booted ahead the function's limits and files.
+	Mount time.Duration
+	// Guest is from there until the runtime process was started, or was told its function.
 	Guest time.Duration
 	// Init is the function's INIT phase, as REPORT's Init Duration.
 	Init time.Duration

@@ -157,6 +157,7 @@ func serverTiming(t kiln.Timing) string {
 		}
 	}
 	add("sandbox", t.Sandbox)
+	add("mount", t.Mount)
 	add("guest", t.Guest)
 	add("init", t.Init)
 	add("handler", t.Handler)

@@ -13,6 +13,7 @@ import (
 	"os"
 	"runtime"
 	"runtime/debug"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -51,43 +52,71 @@ func run() error {
 			return fmt.Errorf("descriptor %d: %w", fd, err)
 		}
 	}
-	control := os.NewFile(controlFD, "control")
-	start, err := meet(control)
+	g := &guest{control: os.NewFile(controlFD, "control"), over: make(chan error, maxEnds)}
+	start, err := g.meet()
+	if errors.Is(err, io.EOF) {
+		return nil // nobody needs the sandbox any more
+	}
 	if err != nil {
 		return err
 	}
-	api, broken, err := serveAPI(start)
-	if err != nil {
+	switch failure, err := g.start(start); {
+	case err != nil:
 		return err
+	case failure != "":
+		return ended(g.control)
 	}
-	pid, err := launch(start)
-	if err != nil {
-		return errors.Join(wire.Write(control, wire.Header{Type: wire.Started, Failure: err.Error()}, nil), ended(control))
-	}
-	if err := wire.Write(control, wire.Header{Type: wire.Started}, nil); err != nil {
-		return fmt.Errorf("send started: %w", err)
-	}
-	over := make(chan error, 2) // one for each sender
-	go func() { over <- ended(control) }()
-	go func() {
-		if err := reap(pid, api, control); err != nil {
-			over <- err
-		}
-	}()
-	select {
-	case err = <-over:
-	case err = <-broken:
-	}
+	go func() { g.over <- ended(g.control) }()
+	err = <-g.over
 	// As the first process of a sandbox the guest takes all others with it; anywhere else at least the runtime.
-	return errors.Join(err, killGroup(pid))
+	return errors.Join(err, killGroup(g.runtime()))
 }
 
-// meet says hello and waits to be told what to start.
-func meet(control io.ReadWriter) (wire.Header, error) {
-	if err := wire.Write(control, wire.Header{Type: wire.Hello}, nil); err != nil {
-		return wire.Header{}, fmt.Errorf("send hello: %w", err)
+// maxEnds is how many goroutines may say why the guest has to end, once each.
+const maxEnds = 5
+
+// guest is the first process of a sandbox.
+type guest struct {
+	control *os.File
+	// over takes the reason for which the guest has to end.
+	over chan error
+
+	// mu is held from before a process is started until the worker was told, so that its end is not told before.
+	mu sync.Mutex
+	// prepared is the process that waits for its function, 0 if there is none.
+	prepared int // +checklocks:mu
+	// pid is the process whose end is to be reported: the one that is prepared, and then the runtime. It is 0 before.
+	pid int // +checklocks:mu
+	// api is nil while none is served, and for a runtime that speaks to the worker itself.
+	api *runtimeapi.Server // +checklocks:mu
+}
+
+func (g *guest) say(h wire.Header) error {
+	if err := wire.Write(g.control, h, nil); err != nil {
+		return fmt.Errorf("send %s: %w", h.Type, err)
 	}
-	h, _, err := wire.Read(control, 0)
+	return nil
+}
+
+// runtime is the process whose end is to be reported.
+func (g *guest) runtime() int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.pid
+}
+
+// meet says hello, prepares a process if it is told to, and returns what it is told to start.
+func (g *guest) meet() (wire.Header, error) {
+	if err := g.say(wire.Header{Type: wire.Hello}); err != nil {
+		return wire.Header{}, err
+	}
+	h, _, err := wire.Read(g.control, 0)
+	if err == nil && h.Type == wire.Prepare && len(h.Args) > 0 {
+		if err := g.prepare(h); err != nil {
+			return h, err
+		}
+		h, _, err = wire.Read(g.control, 0)
+	}
 	if err != nil {
 		return h, fmt.Errorf("wait for start: %w", err)
 	}
@@ -97,11 +126,76 @@ func meet(control io.ReadWriter) (wire.Header, error) {
 	return h, nil
 }
 
+// prepare starts a process that will get its function later, and tells the worker.
+func (g *guest) prepare(order wire.Header) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	said := wire.Header{Type: wire.Prepared}
+	pid, err := g.launch(order)
+	if err != nil {
+		said.Failure = err.Error()
+	}
+	g.prepared = pid
+	return g.say(said)
+}
+
+// start does what the worker ordered and tells it, with the failure that it returns too.
+func (g *guest) start(order wire.Header) (failure string, err error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if err := g.furnish(order); err != nil {
+		failure = err.Error()
+	}
+	return failure, g.say(wire.Header{Type: wire.Started, Failure: failure})
+}
+
+// furnish makes the function's directories appear and then its runtime process exist: the one that is prepared, if the worker says so.
+// Afterwards the descriptors that only that process uses are closed here.
+//
+// +checklocks:g.mu
+func (g *guest) furnish(order wire.Header) error {
+	for _, b := range order.Binds {
+		if err := unix.Mount(b.Source, b.Target, "", unix.MS_BIND, ""); err != nil {
+			return &os.PathError{Op: "mount", Path: b.Target, Err: err}
+		}
+	}
+	if !order.Adopt {
+		if err := g.replace(order); err != nil {
+			return err
+		}
+	}
+	if order.Direct {
+		if err := unix.Close(invocationsFD); err != nil {
+			return fmt.Errorf("close descriptor %d: %w", invocationsFD, err)
+		}
+	}
+	return unix.Close(logsFD)
+}
+
+// replace starts the runtime process, in the place of one that is prepared.
+//
+// +checklocks:g.mu
+func (g *guest) replace(order wire.Header) error {
+	if g.prepared != 0 {
+		g.pid = 0 // nobody is to hear of its end
+		if err := killGroup(g.prepared); err != nil {
+			return err
+		}
+	}
+	if !order.Direct {
+		if err := g.serveAPI(order.MaxResponse); err != nil {
+			return err
+		}
+	}
+	_, err := g.launch(order)
+	return err
+}
+
 // ended waits for the end of the control socket. The worker sends nothing more on it.
 func ended(control io.Reader) error {
 	h, _, err := wire.Read(control, 0)
 	switch {
-	case errors.Is(err, io.EOF):
+	case errors.Is(err, io.EOF), errors.Is(err, unix.ECONNRESET): // the latter if the worker has not read all
 		return nil
 	case err != nil:
 		return fmt.Errorf("read control: %w", err)
@@ -109,24 +203,22 @@ func ended(control io.Reader) error {
 	return fmt.Errorf("read control: worker sent %q", h.Type)
 }
 
-// serveAPI serves the Runtime API, unless the runtime speaks to the worker itself: then it returns none. The channel gives the error
-// that ends it.
-func serveAPI(start wire.Header) (*runtimeapi.Server, <-chan error, error) {
-	if start.Direct {
-		return nil, nil, nil
-	}
+// serveAPI serves the Runtime API.
+//
+// +checklocks:g.mu
+func (g *guest) serveAPI(maxResponse int) error {
 	l, err := listen()
 	if err != nil {
-		return nil, nil, err
+		return err
 	}
-	s := runtimeapi.New(os.NewFile(invocationsFD, "invocations"), start.MaxResponse)
-	over := make(chan error, 2) // one for each sender
-	go func() { over <- s.Serve(l) }()
+	s := runtimeapi.New(os.NewFile(invocationsFD, "invocations"), maxResponse)
+	g.api = s
+	go func() { g.over <- s.Serve(l) }()
 	go func() {
 		// A worker that hangs up closes the control socket too, and that is no fault.
 		if err := <-s.Broken(); !errors.Is(err, io.EOF) {
-			over <- err
+			g.over <- err
 		}
 	}()
-	return s, over, nil
+	return nil
 }

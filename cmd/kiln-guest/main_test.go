@@ -68,7 +68,8 @@ type sandbox struct {
 	stderr               bytes.Buffer
 }
 
-func newSandbox(t testing.TB) *sandbox {
+// newSandbox starts a guest in a process and a network namespace of its own, and in those given.
+func newSandbox(t testing.TB, namespaces ...uintptr) *sandbox {
 	if os.Getuid() != 0 {
 		t.Skip("needs root for namespaces and to change the user of a process")
 	}
@@ -84,6 +85,9 @@ func newSandbox(t testing.TB) *sandbox {
 	s.cmd.ExtraFiles = files[:]
 	s.cmd.Stderr = &s.stderr
 	s.cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWPID | syscall.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
+	for _, n := range namespaces {
+		s.cmd.SysProcAttr.Unshareflags |= n // which also makes mounts private
+	}
 	if err := s.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -284,6 +288,79 @@ func TestADirectRuntimeHasTheSocket(t *testing.T) {
 	if h := s.expectControl(wire.Exited); h.Status != "exit status 1" {
 		t.Errorf("status %q", h.Status)
 	}
+}
+
+// prepare has the function started in mode "direct" before it is known.
+func (s *sandbox) prepare() {
+	s.Helper()
+	h := wire.Header{
+		Type: wire.Prepare, Args: []string{filepath.Join(built, "function"), "wait"}, Dir: "/", UID: testUID, GID: testGID,
+		Env: []string{"MODE=direct"}, Direct: true,
+	}
+	if err := wire.Write(s.control, h, nil); err != nil {
+		s.Fatal(err)
+	}
+	if h := s.expectControl(wire.Prepared); h.Failure != "" {
+		s.Fatal(h.Failure)
+	}
+	s.expectFrom(s.reader, wire.Waiting)
+}
+
+func TestAPreparedProcessBecomesTheRuntime(t *testing.T) {
+	s := newSandbox(t)
+	s.prepare()
+	if h := s.start("direct", func(h *wire.Header) { h.Adopt = true }); h.Failure != "" {
+		t.Fatal(h.Failure)
+	}
+	if err := wire.Write(s.invocations, wire.Header{Type: wire.Begin}, nil); err != nil {
+		t.Fatal(err)
+	}
+	s.expectFrom(s.reader, wire.Ready)
+	if _, body := s.invoke(`"event"`, wire.Response); body != `"event"` {
+		t.Errorf("answered %s", body)
+	}
+	s.invocations.Close()
+	if h := s.expectControl(wire.Exited); h.Status != "exit status 1" {
+		t.Errorf("status %q", h.Status)
+	}
+}
+
+func TestAPreparedProcessGivesWayToAnother(t *testing.T) {
+	for _, mode := range []string{"direct", ""} {
+		t.Run("mode "+mode, func(t *testing.T) {
+			s := newSandbox(t)
+			s.prepare()
+			if h := s.start(mode); h.Failure != "" {
+				t.Fatal(h.Failure)
+			}
+			s.expectFrom(s.reader, wire.Ready)
+			if _, body := s.invoke(`{"Do":"echo","Text":"a"}`, wire.Response); !strings.Contains(body, `"a"`) {
+				t.Errorf("answered %s", body)
+			}
+		})
+	}
+}
+
+func TestTheEndOfAPreparedProcessIsReported(t *testing.T) {
+	s := newSandbox(t)
+	s.prepare()
+	if err := wire.Write(s.invocations, wire.Header{Type: wire.Exited}, nil); err != nil { // not what it waits for
+		t.Fatal(err)
+	}
+	if h := s.expectControl(wire.Exited); h.Status != "exit status 1" {
+		t.Errorf("status %q", h.Status)
+	}
+}
+
+func TestDirectoriesAppearBeforeTheRuntimeStarts(t *testing.T) {
+	s := newSandbox(t, syscall.CLONE_NEWNS)
+	source, target := t.TempDir(), t.TempDir()
+	s.start("", func(h *wire.Header) { h.Binds = []wire.Bind{{Source: source, Target: target}} })
+	mounts, err := os.ReadFile(fmt.Sprintf("/proc/%d/mountinfo", s.cmd.Process.Pid))
+	if err != nil || !strings.Contains(string(mounts), " "+target+" ") {
+		t.Errorf("%s is no mount point (%v)", target, err)
+	}
+	s.expectFrom(s.reader, wire.Ready)
 }
 
 func TestWhatCannotBeStartedIsSaid(t *testing.T) {

@@ -3,7 +3,6 @@ package main
 import (
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"runtime"
 	"strconv"
@@ -11,12 +10,28 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"kiln/worker/runtimeapi"
 	"kiln/worker/wire"
 )
 
-// launch starts the runtime process: as the user that start names, without capabilities or a way to get any, in a session of
-// its own, writing to the log pipe. It closes the descriptors that only that process uses.
+// launch starts a runtime process: as the user that order names, without capabilities or a way to get any, in a session of its own,
+// writing to the log pipe. Its end will be reported.
+//
+// +checklocks:g.mu
+func (g *guest) launch(order wire.Header) (int, error) {
+	pid, err := launch(order)
+	if err != nil {
+		return 0, err
+	}
+	g.pid = pid
+	// One for each process that is started here: the one before may have found nothing left to wait for.
+	go func() {
+		if err := g.reap(); err != nil {
+			g.over <- err
+		}
+	}()
+	return pid, nil
+}
+
 func launch(start wire.Header) (pid int, err error) {
 	null, err := os.Open(os.DevNull)
 	if err != nil {
@@ -33,11 +48,7 @@ func launch(start wire.Header) (pid int, err error) {
 	if start.Direct {
 		attr.Files = append(attr.Files, invocationsFD)
 	}
-	pid, err = startConfined(start, attr)
-	if err == nil && start.Direct {
-		err = unix.Close(invocationsFD)
-	}
-	return pid, errors.Join(err, unix.Close(logsFD))
+	return startConfined(start, attr)
 }
 
 // startConfined starts a process from a thread that has given up what the process must not have. The thread ends with it.
@@ -97,9 +108,9 @@ func confine(start wire.Header) error {
 	}
 }
 
-// reap waits for every process that ends, as the first process of a system must, and reports the runtime's end and, if it was served
-// by api, the last invocation that it was given. It returns when there is none left.
-func reap(runtimePID int, api *runtimeapi.Server, control io.Writer) error {
+// reap waits for every process that ends, as the first process of a system must, and reports the runtime's end. It returns when there
+// is none left.
+func (g *guest) reap() error {
 	for {
 		var status syscall.WaitStatus
 		pid, err := syscall.Wait4(-1, &status, 0, nil)
@@ -110,21 +121,29 @@ func reap(runtimePID int, api *runtimeapi.Server, control io.Writer) error {
 			return nil
 		case err != nil:
 			return fmt.Errorf("wait for processes: %w", err)
-		case pid != runtimePID:
-			continue
 		}
-		exited := wire.Header{Type: wire.Exited, Status: describe(status)}
-		if api != nil {
-			exited.RequestID = api.Given()
-		}
-		err = wire.Write(control, exited, nil)
+		err = g.report(pid, status)
 		if errors.Is(err, syscall.EPIPE) {
 			return nil // the worker has ended the sandbox meanwhile, and run sees it too
 		}
 		if err != nil {
-			return fmt.Errorf("send exited: %w", err)
+			return err
 		}
 	}
+}
+
+// report tells the worker of the end of the runtime, and which invocation it was given last if it was served here.
+func (g *guest) report(pid int, status syscall.WaitStatus) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if pid != g.pid {
+		return nil
+	}
+	exited := wire.Header{Type: wire.Exited, Status: describe(status)}
+	if g.api != nil {
+		exited.RequestID = g.api.Given()
+	}
+	return g.say(exited)
 }
 
 // describe says how a process ended in the words of os.ProcessState.

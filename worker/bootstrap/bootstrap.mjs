@@ -2,7 +2,8 @@
 //
 // It loads the function's handler and answers invocations, one after the other. Its socket to the worker is descriptor 3; a
 // message on it is a frame: the lengths of a JSON header and of a body as two big-endian 32-bit numbers, the header, the body.
-// Reading it blocks: between two invocations nothing of the function runs, as in an environment that is frozen.
+// Reading it blocks: between two invocations nothing of the function runs, as in an environment that is frozen. With the argument
+// "wait" it is started before its function is known, and first waits to be given it.
 //
 // What a function can see of it (errors, log lines, context, module resolution, when an invocation is over) is what AWS
 // Lambda's own runtime shows (https://github.com/aws/aws-lambda-nodejs-runtime-interface-client).
@@ -449,7 +450,27 @@ function isGiven(error) {
   return error !== undefined && error !== null;
 }
 
+// Waits, in a process that was started before its function was known, until it is given the function's environment.
+function waitForFunction() {
+  process.argv.length = 2;
+  send({ type: 'waiting' }, '', () => {});
+  const message = receive();
+  if (message === undefined) process.exit(0);
+  const [{ env, dir }] = message;
+  // What stays the same is left alone: a TZ that is set, even to what it was, makes Node.js search the whole zone information.
+  const given = new Map(env.map((variable) => split(variable)));
+  for (const name of Object.keys(process.env)) if (!given.has(name)) delete process.env[name];
+  for (const [name, value] of given) if (process.env[name] !== value) process.env[name] = value;
+  process.chdir(dir);
+}
+
+function split(variable) {
+  const equals = variable.indexOf('=');
+  return [variable.slice(0, equals), variable.slice(equals + 1)];
+}
+
 async function main() {
+  if (process.argv[2] === 'wait') waitForFunction();
   watchStream('stdout');
   watchStream('stderr');
   patchConsole();

@@ -2,6 +2,7 @@
 
 It loads the function's handler and answers invocations, one after the other. Its socket to the worker is descriptor 3; a
 message on it is a frame: the lengths of a JSON header and of a body as two big-endian 32-bit numbers, the header, the body.
+With the argument "wait" it is started before its function is known, and first waits to be given it.
 
 What a function can see of it (errors, log lines, context, module search path) is what AWS Lambda's own runtime shows
 (https://github.com/aws/aws-lambda-python-runtime-interface-client).
@@ -386,9 +387,24 @@ def set_trace(trace_id):
         os.environ.pop("_X_AMZN_TRACE_ID", None)
 
 
+def wait_for_function():
+    """Waits, in a process that was started before its function was known, until it is given the function's environment."""
+    del sys.argv[1:]
+    send({"type": "waiting"})
+    message = receive()
+    if message is None:
+        sys.exit(0)
+    header, _ = message
+    os.environ.clear()
+    os.environ.update(variable.split("=", 1) for variable in header["env"])
+    os.chdir(header["dir"])
+
+
 def main():
     global current_request_id
     os.set_inheritable(SOCKET, False)
+    if sys.argv[1:] == ["wait"]:
+        wait_for_function()
     set_up_output()
     set_up_path()
     handler = initialize()

@@ -26,7 +26,8 @@ import (
 	"kiln/worker/wire"
 )
 
-// TestScripts runs every script below testdata with every interpreter of this machine. A script is a txtar archive: the files of
+// TestScripts runs every script below testdata with every interpreter of this machine, in a process that is started with its function
+// and in one that is given it later. A script is a txtar archive: the files of
 // a function, and before them what happens, a line each:
 //
 //	only N            the script is for versions from N on (Python 3.N, Node.js N); "only -N" for those up to N
@@ -50,13 +51,13 @@ func TestScripts(t *testing.T) {
 		}
 		for _, rt := range interpreters(t, language) {
 			for _, script := range scripts {
-				t.Run(rt.id+"/"+strings.TrimSuffix(filepath.Base(script), ".txtar"), func(t *testing.T) {
-					archive, err := txtar.ParseFile(script)
-					if err != nil {
-						t.Fatal(err)
-					}
-					runScript(t, rt, archive)
-				})
+				archive, err := txtar.ParseFile(script)
+				if err != nil {
+					t.Fatal(err)
+				}
+				name := rt.id + "/" + strings.TrimSuffix(filepath.Base(script), ".txtar")
+				t.Run(name, func(t *testing.T) { runScript(t, rt, archive, false) })
+				t.Run(name+"/given later", func(t *testing.T) { runScript(t, rt, archive, true) })
 			}
 		}
 	}
@@ -107,6 +108,7 @@ type config struct {
 	dir, handler string
 	env          []string
 	preload      string // a file that Node.js loads first
+	later        bool   // the process is started before its function is known
 }
 
 func start(t testing.TB, c config) *process {
@@ -115,6 +117,15 @@ func start(t testing.TB, c config) *process {
 		Function: "fn", Qualifier: kiln.LatestVersion,
 		Config: kiln.Config{Handler: c.handler, MemoryMB: 256, LogGroup: "/aws/lambda/fn"},
 	}
+	v.Environment = map[string]string{}
+	for _, variable := range c.env {
+		name, value, _ := strings.Cut(variable, "=")
+		v.Environment[name] = value
+	}
+	if c.later && !rt.Adopts(v, rt.Class(v)) {
+		t.Skip("the interpreter is started anew for it")
+	}
+	v.Environment = nil // added below
 	h := rt.Process(v, "us-east-1", "stream")
 	args := slices.Clone(h.Args)
 	programs := t.TempDir()
@@ -126,8 +137,12 @@ func start(t testing.TB, c config) *process {
 		args = slices.Insert(args, 1, "--require", c.preload)
 	}
 	p := &process{TB: t, cmd: exec.Command(args[0], args[1:]...)}
-	p.cmd.Dir = c.dir
-	p.cmd.Env = append(append(h.Env, "LAMBDA_TASK_ROOT="+c.dir, "LD_LIBRARY_PATH=", "PYTHONDONTWRITEBYTECODE=1"), c.env...)
+	env := append(append(h.Env, "LAMBDA_TASK_ROOT="+c.dir, "LD_LIBRARY_PATH=", "PYTHONDONTWRITEBYTECODE=1"), c.env...)
+	p.cmd.Dir, p.cmd.Env = c.dir, env
+	if c.later {
+		p.cmd.Args = append(p.cmd.Args, "wait")
+		p.cmd.Dir, p.cmd.Env = "/", []string{"LANG=C.UTF-8", "TZ=:UTC", "NODE_PATH=" + variable(env, "NODE_PATH")}
+	}
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -151,7 +166,23 @@ func start(t testing.TB, c config) *process {
 	w.Close()
 	p.socket.SetDeadline(time.Now().Add(time.Minute)) // far beyond any step, so that a fault ends the test
 	t.Cleanup(p.stop)
+	if c.later {
+		p.receive(wire.Waiting)
+		if err := wire.Write(p.socket, wire.Header{Type: wire.Begin, Env: env, Dir: c.dir}, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
 	return p
+}
+
+// variable is the last value of that name in an environment.
+func variable(env []string, name string) (value string) {
+	for _, v := range env {
+		if after, ok := strings.CutPrefix(v, name+"="); ok {
+			value = after
+		}
+	}
+	return value
 }
 
 // stop closes the socket, at which the process must end by itself.
@@ -216,8 +247,8 @@ type script struct {
 	count   int
 }
 
-func runScript(t *testing.T, rt interpreter, archive *txtar.Archive) {
-	s := &script{T: t, config: config{interpreter: rt, handler: "index.handler"}}
+func runScript(t *testing.T, rt interpreter, archive *txtar.Archive, later bool) {
+	s := &script{T: t, config: config{interpreter: rt, handler: "index.handler", later: later}}
 	s.dir = t.TempDir()
 	for _, f := range archive.Files {
 		path := filepath.Join(s.dir, f.Name)

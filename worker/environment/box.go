@@ -43,6 +43,8 @@ type box struct {
 	reader      *bufio.Reader
 	logs        *capture
 
+	// words are what the guest says on the control line until its runtime runs. There is room for all that it may say.
+	words chan wire.Header
 	// exited is closed when the runtime process has ended or the control line broke. Set before: status is how, given the invocation
 	// that a custom runtime had then, and lost that nobody was left to say.
 	exited chan struct{}
@@ -70,9 +72,9 @@ func (g guestEnds) close() {
 }
 
 // newBox starts a sandbox and returns when its guest runs.
-func newBox(ctx context.Context, engine sandbox.Engine, spec sandbox.Spec, sink LogSink) (_ *box, err error) {
-	b := &box{exited: make(chan struct{})}
-	guest, err := b.open(sink)
+func newBox(ctx context.Context, engine sandbox.Engine, spec sandbox.Spec) (_ *box, err error) {
+	b := &box{exited: make(chan struct{}), words: make(chan wire.Header, len(guestWords))}
+	guest, err := b.open()
 	defer guest.close()
 	if err != nil {
 		return nil, errors.Join(err, b.closeLines())
@@ -83,6 +85,7 @@ func newBox(ctx context.Context, engine sandbox.Engine, spec sandbox.Spec, sink 
 	}
 	// The guest's ends must be closed here for its end to be seen on ours.
 	guest.close()
+	b.readers.Go(b.listen)
 	if _, err := b.expect(ctx, wire.Hello); err != nil {
 		return nil, errors.Join(fmt.Errorf("wait for guest: %w", err), b.destroy())
 	}
@@ -90,7 +93,7 @@ func newBox(ctx context.Context, engine sandbox.Engine, spec sandbox.Spec, sink 
 }
 
 // open makes the three lines and returns their guest ends.
-func (b *box) open(sink LogSink) (g guestEnds, err error) {
+func (b *box) open() (g guestEnds, err error) {
 	if b.control, g.control, err = socketpair("control"); err != nil {
 		return g, err
 	}
@@ -103,7 +106,7 @@ func (b *box) open(sink LogSink) (g guestEnds, err error) {
 	}
 	g.logs = w
 	b.reader = bufio.NewReader(b.invocations)
-	if b.logs, err = newCapture(r, sink); err != nil {
+	if b.logs, err = newCapture(r); err != nil {
 		return g, errors.Join(fmt.Errorf("open log pipe: %w", err), r.Close())
 	}
 	return g, nil
@@ -123,16 +126,13 @@ func socketpair(name string) (net.Conn, *os.File, error) {
 	return conn, guest, nil
 }
 
-// launch starts the runtime process and the readers of what it says besides answers. A process that cannot be started is a
-// failure, not an error.
-func (b *box) launch(ctx context.Context, start wire.Header) (*failure, error) {
+// launch starts the runtime process and takes its log from then on. A process that cannot be started is a failure, not an error.
+func (b *box) launch(ctx context.Context, start wire.Header, sink LogSink) (*failure, error) {
+	b.logs.sink = sink
 	start.Type = wire.Start
-	if err := wire.Write(b.control, start, nil); err != nil {
-		return nil, fmt.Errorf("send start: %w", err)
-	}
-	h, err := b.expect(ctx, wire.Started)
+	h, err := b.order(ctx, start, wire.Started)
 	if err != nil {
-		return nil, fmt.Errorf("wait for runtime process: %w", err)
+		return nil, fmt.Errorf("start runtime process: %w", err)
 	}
 	if h.Failure != "" {
 		f := notStarted(start.Args, h.Failure)
@@ -140,46 +140,59 @@ func (b *box) launch(ctx context.Context, start wire.Header) (*failure, error) {
 	}
 	readCtx, cancel := context.WithCancel(context.WithoutCancel(ctx)) // ends with the box
 	b.stopReaders = cancel
-	b.readers.Go(func() { b.watchExit() })
 	b.readers.Go(func() { b.logs.run(readCtx) })
 	return nil, nil
 }
 
-// expect reads one control frame, which must be of type t.
-func (b *box) expect(ctx context.Context, t wire.Type) (wire.Header, error) {
-	b.control.SetReadDeadline(time.Now().Add(guestTimeout))
-	done := make(chan struct{})
-	stop := context.AfterFunc(ctx, func() {
-		defer close(done)
-		b.control.SetReadDeadline(time.Unix(1, 0))
-	})
-	defer func() {
-		if !stop() {
-			<-done // so that it does not end a later read
-		}
-	}()
-	h, _, err := wire.Read(b.control, 0)
-	if err != nil {
-		return h, errors.Join(err, ctx.Err())
+// order sends the guest a control frame and returns its answer, which must be of type t.
+func (b *box) order(ctx context.Context, h wire.Header, t wire.Type) (wire.Header, error) {
+	b.control.SetWriteDeadline(time.Now().Add(guestTimeout))
+	if err := wire.Write(b.control, h, nil); err != nil {
+		return wire.Header{}, err
 	}
-	if h.Type != t {
-		return h, fmt.Errorf("guest said %q where %q was due", h.Type, t)
-	}
-	return h, nil
+	return b.expect(ctx, t)
 }
 
-// watchExit waits for the end of the runtime process and ends a read that waits for its answer.
-func (b *box) watchExit() {
-	b.control.SetReadDeadline(time.Time{})
-	h, _, err := wire.Read(b.control, 0)
-	if err == nil && h.Type == wire.Exited {
-		b.status, b.given = h.Status, h.RequestID
-	} else {
-		b.status, b.lost = killed, true
+// expect waits for the guest to say something of type t.
+func (b *box) expect(ctx context.Context, t wire.Type) (wire.Header, error) {
+	limit := time.NewTimer(guestTimeout)
+	defer limit.Stop()
+	select {
+	case h := <-b.words:
+		if h.Type != t {
+			return h, fmt.Errorf("guest said %q where %q was due", h.Type, t)
+		}
+		return h, nil
+	case <-b.exited:
+		return wire.Header{}, fmt.Errorf("guest ended before it said %q: %s", t, b.status)
+	case <-limit.C:
+		return wire.Header{}, fmt.Errorf("guest has not said %q within %v", t, guestTimeout)
+	case <-ctx.Done():
+		return wire.Header{}, ctx.Err()
 	}
-	close(b.exited)
-	// What was sent before the end is still read.
-	b.invocations.SetReadDeadline(time.Now().Add(exitGrace))
+}
+
+// guestWords are what a guest says once each.
+var guestWords = [...]wire.Type{wire.Hello, wire.Prepared, wire.Started}
+
+// listen takes what the guest says until the runtime process has ended or the line broke, and then ends a read that waits for an
+// answer.
+func (b *box) listen() {
+	for {
+		h, _, err := wire.Read(b.control, 0)
+		if err == nil && h.Type != wire.Exited && len(b.words) < cap(b.words) {
+			b.words <- h // only this goroutine sends
+			continue
+		}
+		b.status, b.given = h.Status, h.RequestID
+		if err != nil || h.Type != wire.Exited {
+			b.status, b.lost = killed, true
+		}
+		close(b.exited)
+		// What was sent before the end is still read.
+		b.invocations.SetReadDeadline(time.Now().Add(exitGrace))
+		return
+	}
 }
 
 // receive reads one frame from the invocation line until deadline. Its error is a *failure where the function is at fault.
@@ -187,7 +200,7 @@ func (b *box) receive(deadline time.Time) (wire.Header, []byte, error) {
 	b.invocations.SetReadDeadline(deadline)
 	select {
 	case <-b.exited:
-		// The runtime ended before the deadline was set, which took the place of the one that watchExit set.
+		// The runtime ended before the deadline was set, which took the place of the one that listen set.
 		b.invocations.SetReadDeadline(time.Now().Add(exitGrace))
 	default:
 	}

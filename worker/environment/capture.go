@@ -31,6 +31,7 @@ type LogSink func(lines []byte)
 type capture struct {
 	pipe *os.File
 	raw  syscall.RawConn
+	// sink is set before run is called.
 	sink LogSink
 
 	// order keeps the sink's calls in the order of the log. It is taken before mu.
@@ -44,12 +45,13 @@ type capture struct {
 	rate    tokenBucket // +checklocks:mu
 }
 
-func newCapture(pipe *os.File, sink LogSink) (*capture, error) {
+// newCapture returns a capture that has yet to be given its sink.
+func newCapture(pipe *os.File) (*capture, error) {
 	raw, err := pipe.SyscallConn()
 	if err != nil {
 		return nil, err
 	}
-	return &capture{pipe: pipe, raw: raw, sink: sink, buf: make([]byte, 32<<10)}, nil
+	return &capture{pipe: pipe, raw: raw, buf: make([]byte, 32<<10)}, nil
 }
 
 // run reads until the pipe is closed on either side, or ctx ends.

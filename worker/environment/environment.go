@@ -23,6 +23,10 @@ import (
 type Config struct {
 	Engine  sandbox.Engine
 	Sandbox sandbox.Spec
+	// Spare is the sandbox to run in, which the environment owns from then on, and Handover how; nil means that Sandbox is
+	// booted, as it is when a spare turns out to be of no use.
+	Spare    *Spare
+	Handover Handover
 	// Process is the runtime process, as the guest is told to start it.
 	Process wire.Header
 	Version *kiln.Version
@@ -97,34 +101,24 @@ func Start(ctx context.Context, cfg Config) (*Environment, error) {
 
 // boot makes the box and runs INIT until it ends, initLimit has passed, or the deadline has.
 func (e *Environment) boot(ctx context.Context, deadline time.Time, initLimit time.Duration) error {
-	begun := time.Now()
 	spec := e.cfg.Sandbox
 	cpus := spec.Limits.CPUs
 	spec.Limits.CPUs = max(cpus, e.cfg.InitCPUs)
-	b, err := newBox(ctx, e.cfg.Engine, spec, e.cfg.Sink)
+	failed, err := e.occupy(ctx, spec)
 	if err != nil {
 		return err
 	}
-	booted := time.Now()
-	e.advance(Booted)
-	if !e.expose(b) {
-		return errors.Join(errKilled, b.destroy())
-	}
-	failed, err := b.launch(ctx, e.cfg.Process)
-	if err != nil {
-		return errors.Join(err, b.destroy())
-	}
-	launched := time.Now()
-	e.box = b
-	e.cold = coldStart{pending: true, timing: kiln.Timing{Sandbox: booted.Sub(begun), Guest: launched.Sub(booted)}}
+	e.cold.pending = true
 	if failed != nil {
 		e.cold.failed = &initFailure{failure: *failed}
 		return nil
 	}
+	launched := time.Now()
 	until := launched.Add(initLimit)
 	if deadline.Before(until) {
 		until = deadline
 	}
+	b := e.box
 	e.cold.failed = b.awaitReady(until)
 	e.cold.timing.Init = time.Since(launched)
 	b.logs.drain()
@@ -136,6 +130,40 @@ func (e *Environment) boot(ctx context.Context, deadline time.Time, initLimit ti
 	}
 	return nil
 }
+
+// occupy starts the runtime process, in the spare if there is one that is of use, and else in a sandbox of its own. A process that
+// cannot be started is a failure, not an error.
+func (e *Environment) occupy(ctx context.Context, spec sandbox.Spec) (*failure, error) {
+	if s := e.cfg.Spare; s != nil {
+		e.cfg.Spare = nil // it serves once
+		failed, err := e.occupySpare(ctx, s, spec.Limits)
+		if err == nil || errors.Is(err, errKilled) {
+			return failed, err
+		}
+		e.cfg.Log.Warn("run in spare sandbox", "environment", e.cfg.Sandbox.ID, "err", err)
+		e.renew()
+		spec.ID = e.cfg.Sandbox.ID
+	}
+	begun := time.Now()
+	b, err := newBox(ctx, e.cfg.Engine, spec)
+	if err != nil {
+		return nil, err
+	}
+	if !e.expose(b) {
+		return nil, errors.Join(errKilled, b.destroy())
+	}
+	booted := time.Now()
+	failed, err := b.launch(ctx, e.cfg.Process, e.cfg.Sink)
+	if err != nil {
+		return nil, errors.Join(err, b.destroy())
+	}
+	e.box = b
+	e.cold = coldStart{timing: kiln.Timing{Sandbox: booted.Sub(begun), Guest: time.Since(booted)}}
+	return failed, nil
+}
+
+// renew gives the environment a name for its next sandbox, because an ID names one only.
+func (e *Environment) renew() { e.cfg.Sandbox.ID += "r" }
 
 // awaitReady waits for the end of INIT.
 func (b *box) awaitReady(until time.Time) *initFailure {
@@ -242,7 +270,7 @@ func (e *Environment) retryInit(ctx context.Context, deadline time.Time) coldSta
 		e.cfg.Log.Error("destroy sandbox after init timeout", "environment", e.cfg.Sandbox.ID, "err", err)
 		return late
 	}
-	e.cfg.Sandbox.ID += "r" // an ID names one sandbox only
+	e.renew()
 	ctx, cancel := context.WithDeadline(ctx, deadline)
 	defer cancel()
 	if err := e.boot(ctx, deadline, e.cfg.Version.Timeout); err != nil {
@@ -347,8 +375,9 @@ func (e *Environment) wasKilled() bool {
 	return e.killed
 }
 
-// expose lets Kill find the sandbox of b. It returns false if Kill has been called already.
+// expose lets Kill find the sandbox of b, which has booted. It returns false if Kill has been called already.
 func (e *Environment) expose(b *box) bool {
+	e.advance(Booted)
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.sandbox = b.Sandbox

@@ -30,6 +30,7 @@ type guest struct {
 	invocations net.Conn
 	logs        *os.File
 	start       wire.Header
+	begin       wire.Header
 	// die ends the sandbox.
 	die func(error)
 }
@@ -102,11 +103,19 @@ func (e *fakeEngine) Start(_ context.Context, s sandbox.Spec) (sandbox.Sandbox, 
 	b.wg.Go(func() {
 		g.say(g.control, wire.Header{Type: wire.Hello}, "")
 		h, _, err := wire.Read(g.control, 0)
+		if err == nil && h.Type == wire.Prepare {
+			g.say(g.control, wire.Header{Type: wire.Prepared}, "")
+			g.say(g.invocations, wire.Header{Type: wire.Waiting}, "")
+			h, _, err = wire.Read(g.control, 0)
+		}
 		if err != nil {
 			return
 		}
 		g.start = h
 		g.say(g.control, wire.Header{Type: wire.Started}, "")
+		if h.Adopt {
+			g.begin, _, _ = g.next()
+		}
 		e.script(g)
 	})
 	return b, nil

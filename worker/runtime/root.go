@@ -28,8 +28,11 @@ var etc = map[string]string{
 	"hostname":      "sandbox\n",
 }
 
-// emptyDirs are mount targets and places that programs expect.
-var emptyDirs = []string{"proc", "dev", "tmp", "sys", "var/task", "var/lib", "opt", "root", "home/sbx_user1051", "run", "mnt"}
+// emptyDirs are mount targets and places that programs expect. The dynamic linker never again looks for the directories of
+// LD_LIBRARY_PATH that it does not find at the start of a process: so they are there before a function's are mounted over them.
+var emptyDirs = []string{
+	"proc", "dev", "tmp", "sys", "var/task/lib", "var/lib", "opt/lib", "root", "home/sbx_user1051", "run", "mnt/slot",
+}
 
 // Root is a directory that sandboxes show as their root: mount targets, a few files of /etc, the guest and the bootstraps.
 type Root struct {

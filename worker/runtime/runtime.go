@@ -32,6 +32,7 @@ const (
 	taskDir    = "/var/task"
 	runtimeDir = "/var/runtime"
 	layerDir   = "/opt"
+	slotDir    = "/mnt/slot"
 	guestPath  = "/kiln-guest"
 	apiAddress = "127.0.0.1:9001"
 )
@@ -63,17 +64,22 @@ func (r *Runtime) args(v *kiln.Version) []string {
 	if r.interpreter == "" {
 		return []string{taskDir + "/bootstrap"}
 	}
-	args := []string{r.interpreter, runtimeDir + "/bootstrap.py"}
-	if r.isNode() {
-		// Node.js does not look at the sandbox's memory: without a bound its heap grows until the sandbox is killed.
-		heap := fmt.Sprintf("--max-old-space-size=%d", v.MemoryMB*9/10)
-		args = []string{r.interpreter, heap, runtimeDir + "/bootstrap.mjs"}
-	}
+	args := r.interpret(v.MemoryMB)
 	// https://docs.aws.amazon.com/lambda/latest/dg/runtimes-modify.html#runtime-wrapper
 	if wrapper := v.Environment["AWS_LAMBDA_EXEC_WRAPPER"]; wrapper != "" {
 		args = append([]string{wrapper}, args...)
 	}
 	return args
+}
+
+// interpret is the command line of our bootstrap in a sandbox with that much memory.
+func (r *Runtime) interpret(memoryMB int) []string {
+	if r.isNode() {
+		// Node.js does not look at the sandbox's memory: without a bound its heap grows until the sandbox is killed.
+		heap := fmt.Sprintf("--max-old-space-size=%d", memoryMB*9/10)
+		return []string{r.interpreter, heap, runtimeDir + "/bootstrap.mjs"}
+	}
+	return []string{r.interpreter, runtimeDir + "/bootstrap.py"}
 }
 
 func (r *Runtime) isNode() bool { return family(r.ID) == "nodejs" }
@@ -82,13 +88,8 @@ func (r *Runtime) isNode() bool { return family(r.ID) == "nodejs" }
 // (https://docs.aws.amazon.com/lambda/latest/dg/configuration-envvars.html), with the function's own over those that it may set.
 // Those that it may not set are refused when it is created.
 func (r *Runtime) environ(v *kiln.Version, region kiln.Region, stream string) []string {
-	env := map[string]string{
-		"PATH":                            "/usr/local/bin:/usr/bin:/bin:" + layerDir + "/bin",
-		"LD_LIBRARY_PATH":                 taskDir + ":" + taskDir + "/lib:" + layerDir + "/lib",
-		"LANG":                            "C.UTF-8",
-		"TZ":                              ":UTC",
-		"LAMBDA_TASK_ROOT":                taskDir,
-		"LAMBDA_RUNTIME_DIR":              runtimeDir,
+	env := r.defaults()
+	maps.Copy(env, map[string]string{
 		"AWS_REGION":                      string(region),
 		"AWS_DEFAULT_REGION":              string(region),
 		"AWS_LAMBDA_FUNCTION_NAME":        string(v.Function),
@@ -99,6 +100,30 @@ func (r *Runtime) environ(v *kiln.Version, region kiln.Region, stream string) []
 		"AWS_LAMBDA_INITIALIZATION_TYPE":  "on-demand",
 		"AWS_LAMBDA_RUNTIME_API":          apiAddress,
 		"_HANDLER":                        v.Handler,
+	})
+	maps.Copy(env, v.Environment)
+	return list(env)
+}
+
+// list is env in the form in which a process is given it.
+func list(env map[string]string) []string {
+	variables := make([]string, 0, len(env))
+	for name, value := range env {
+		variables = append(variables, name+"="+value)
+	}
+	slices.Sort(variables)
+	return variables
+}
+
+// defaults are the variables that are the same for every function.
+func (r *Runtime) defaults() map[string]string {
+	env := map[string]string{
+		"PATH":               "/usr/local/bin:/usr/bin:/bin:" + layerDir + "/bin",
+		"LD_LIBRARY_PATH":    taskDir + ":" + taskDir + "/lib:" + layerDir + "/lib",
+		"LANG":               "C.UTF-8",
+		"TZ":                 ":UTC",
+		"LAMBDA_TASK_ROOT":   taskDir,
+		"LAMBDA_RUNTIME_DIR": runtimeDir,
 	}
 	if r.interpreter != "" {
 		env["AWS_EXECUTION_ENV"] = "AWS_Lambda_" + r.ID
@@ -110,13 +135,7 @@ func (r *Runtime) environ(v *kiln.Version, region kiln.Region, stream string) []
 	case r.interpreter != "":
 		env["PYTHONPATH"] = runtimeDir
 	}
-	maps.Copy(env, v.Environment)
-	list := make([]string, 0, len(env))
-	for k, val := range env {
-		list = append(list, k+"="+val)
-	}
-	slices.Sort(list)
-	return list
+	return env
 }
 
 // BelowLayers reports whether the interpreter is where layers appear, so that a sandbox cannot show both.
@@ -125,9 +144,12 @@ func (r *Runtime) BelowLayers() bool {
 }
 
 // Sandbox describes the sandbox of a function of this runtime: code is the directory that appears as /var/task, and opt the one
-// that appears as /opt, "" if nothing does. The caller adds ID and Limits.
+// that appears as /opt. One that is "" does not appear. The caller adds ID and Limits.
 func (r *Runtime) Sandbox(root *Root, code, opt string) sandbox.Spec {
-	mounts := append(slices.Clone(root.shared), sandbox.Mount{Source: code, Target: taskDir})
+	mounts := slices.Clone(root.shared)
+	if code != "" {
+		mounts = append(mounts, sandbox.Mount{Source: code, Target: taskDir})
+	}
 	if opt != "" {
 		mounts = append(mounts, sandbox.Mount{Source: opt, Target: layerDir})
 	}

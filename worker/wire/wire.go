@@ -7,11 +7,13 @@
 // Two stream sockets lead into a sandbox:
 //
 // Control (descriptor 3 of the guest) is for the life of the sandbox. The guest says Hello when it runs; the worker sends
-// Start once; the guest answers Started when the runtime process exists, and Exited when it has ended.
+// Start once; the guest answers Started when the runtime process exists, and Exited when it has ended. Before that the worker may
+// send Prepare, for which the guest starts a process of a runtime that does not have its function yet, and answers Prepared.
 //
 // Invocations (descriptor 4 of the guest) carries Ready or InitError once, then for each Invoke exactly one Response or Error. For
 // kiln's own bootstraps (Start.Direct) the guest hands this descriptor to the runtime process, as its descriptor 3, and has no
-// part in an invocation; for any other runtime the guest itself speaks here and serves the Runtime API to the process.
+// part in an invocation; for any other runtime the guest itself speaks here and serves the Runtime API to the process. A process
+// that was prepared says Waiting here before anything else; it gets its function with Begin, or is killed when Start is for another.
 //
 // Everything that comes out of a sandbox is hostile: Read bounds both lengths before it allocates.
 package wire
@@ -29,14 +31,20 @@ type Type string
 
 // The frames on the control socket.
 const (
-	Hello   Type = "hello"
-	Start   Type = "start"
-	Started Type = "started"
-	Exited  Type = "exited"
+	Hello    Type = "hello"
+	Prepare  Type = "prepare"
+	Prepared Type = "prepared"
+	Start    Type = "start"
+	Started  Type = "started"
+	Exited   Type = "exited"
 )
 
 // The frames on the invocation socket.
 const (
+	// Waiting says that a prepared process can be given its function.
+	Waiting Type = "waiting"
+	// Begin gives a prepared process its function.
+	Begin Type = "begin"
 	// Ready ends a successful INIT.
 	Ready Type = "ready"
 	// InitError ends a failed one. The body is the error object that the caller of the first invocation sees.
@@ -52,18 +60,22 @@ const (
 type Header struct {
 	Type Type `json:"type"`
 
-	// Start: the runtime process and its environment.
+	// Prepare, Start: the runtime process and its environment. Begin: what takes the place of the environment that it has.
 	Args []string `json:"args,omitempty"`
 	Env  []string `json:"env,omitempty"`
 	Dir  string   `json:"dir,omitempty"`
 	// Start: the program to start when that of Args is not there.
 	Fallback string `json:"fallback,omitempty"`
-	// Start: UID and GID of the runtime process.
+	// Prepare, Start: UID and GID of the runtime process.
 	UID uint32 `json:"uid,omitempty"`
 	GID uint32 `json:"gid,omitempty"`
-	// Start: give the invocation socket to the runtime process.
+	// Prepare, Start: give the invocation socket to the runtime process.
 	Direct bool `json:"direct,omitempty"`
-	// Start: bounds of the runtime process (RLIMIT_NPROC, RLIMIT_NOFILE).
+	// Start: what to mount before anything else.
+	Binds []Bind `json:"binds,omitempty"`
+	// Start: the prepared process becomes the runtime process. If it is false, a prepared process is killed.
+	Adopt bool `json:"adopt,omitempty"`
+	// Prepare, Start: bounds of the runtime process (RLIMIT_NPROC, RLIMIT_NOFILE).
 	MaxProcesses uint64 `json:"maxProcesses,omitempty"`
 	MaxFiles     uint64 `json:"maxFiles,omitempty"`
 	// Start: the longest answer in bytes that the Runtime API takes from the function.
@@ -71,7 +83,7 @@ type Header struct {
 
 	// Exited: the status as a shell would show it: "exit status 1", "signal: killed".
 	Status string `json:"status,omitempty"`
-	// Started: why the process could not be started ("fork/exec /var/task/bootstrap: permission denied"), or "".
+	// Prepared, Started: why the process could not be started ("fork/exec /var/task/bootstrap: permission denied"), or "".
 	Failure string `json:"failure,omitempty"`
 
 	// Invoke, Response, Error. Exited, unless Start.Direct: the invocation that the runtime was given last.
@@ -86,6 +98,12 @@ type Header struct {
 
 	// Error, InitError: the error's type, as in Lambda-Runtime-Function-Error-Type.
 	ErrorType string `json:"errorType,omitempty"`
+}
+
+// Bind is a directory of the sandbox that is to appear at another place in it too.
+type Bind struct {
+	Source string `json:"source"`
+	Target string `json:"target"`
 }
 
 // MaxHeader bounds a frame's header in bytes. The environment (4 KB) and the longest ARN and client context fit many times.

@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -120,6 +121,11 @@ func direct() error {
 		return errors.New("the runtime api is served")
 	}
 	socket := os.NewFile(3, "socket")
+	if slices.Contains(os.Args, "wait") {
+		if err := wait(socket); err != nil {
+			return err
+		}
+	}
 	if err := wire.Write(socket, wire.Header{Type: wire.Ready}, nil); err != nil {
 		return err
 	}
@@ -132,6 +138,18 @@ func direct() error {
 			return err
 		}
 	}
+}
+
+// wait waits to be given its function.
+func wait(socket io.ReadWriter) error {
+	if err := wire.Write(socket, wire.Header{Type: wire.Waiting}, nil); err != nil {
+		return err
+	}
+	h, _, err := wire.Read(socket, 0)
+	if err == nil && h.Type != wire.Begin {
+		err = fmt.Errorf("worker sent %q", h.Type)
+	}
+	return err
 }
 
 const api = "http://127.0.0.1:9001/2018-06-01/runtime/"

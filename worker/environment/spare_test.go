@@ -1,0 +1,81 @@
+package environment
+
+import (
+	"slices"
+	"testing"
+
+	"kiln/worker/sandbox"
+	"kiln/worker/wire"
+)
+
+// inSpare has an environment start in a spare sandbox, in which a process waits for its function.
+func inSpare(t *testing.T, adopt bool) func(*Config) {
+	return func(c *Config) {
+		s, err := Boot(t.Context(), SpareConfig{
+			Engine: c.Engine, Sandbox: sandbox.Spec{ID: "spare", Slot: "/slot", Limits: sandbox.Limits{CPUs: 1}},
+			Process: &wire.Header{Args: []string{"interpreter", "wait"}},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.Sandbox.ID, c.Sandbox.Limits.MemoryBytes = s.ID, 7<<20
+		c.Process.Env, c.Process.Dir = []string{"A=b"}, "/task"
+		c.Spare = s
+		c.Handover = Handover{Mounts: []Mount{{Name: "code", Source: "/host/code", Target: "/task"}}, Adopt: adopt}
+	}
+}
+
+func TestASpareSandboxBecomesAFunctions(t *testing.T) {
+	f := start(t, (*guest).serve, inSpare(t, true))
+	if res, reusable := f.invoke(t, `{"n":1}`); string(res.Payload) != `{"n":1}` || !reusable || res.Timing.Init == 0 {
+		t.Errorf("got %s %+v, reusable %v", res.Payload, res.Timing, reusable)
+	}
+	b := f.engine.boxes[0]
+	if len(f.engine.boxes) != 1 || b.memory != 7<<20 || b.cpus != 0.5 || !slices.Equal(b.mounts, []string{"code=/host/code"}) {
+		t.Errorf("%d sandboxes; %d bytes, %v processors, mounts %v", len(f.engine.boxes), b.memory, b.cpus, b.mounts)
+	}
+	if s := b.guest.start; !slices.Equal(s.Binds, []wire.Bind{{Source: "/slot/code", Target: "/task"}}) || !s.Adopt {
+		t.Errorf("the guest was told %+v", s)
+	}
+	if h := b.guest.begin; h.Type != wire.Begin || !slices.Equal(h.Env, []string{"A=b"}) || h.Dir != "/task" {
+		t.Errorf("the process that waited was told %+v", h)
+	}
+}
+
+func TestAProcessThatCannotBeAdoptedIsReplaced(t *testing.T) {
+	f := start(t, (*guest).serve, inSpare(t, false))
+	if res, _ := f.invoke(t, `1`); string(res.Payload) != `1` {
+		t.Errorf("got %s", res.Payload)
+	}
+	if g := f.engine.boxes[0].guest; g.start.Adopt || g.begin.Type != "" || len(f.engine.boxes) != 1 {
+		t.Errorf("the guest was told %+v", g.start)
+	}
+}
+
+func TestASpareThatHasEndedCostsATryAndNoMore(t *testing.T) {
+	f := start(t, (*guest).serve, inSpare(t, true), func(c *Config) {
+		if err := c.Spare.Destroy(); err != nil {
+			t.Fatal(err)
+		}
+		<-c.Spare.Ended()
+	})
+	if res, _ := f.invoke(t, `1`); string(res.Payload) != `1` {
+		t.Errorf("got %s", res.Payload)
+	}
+	if len(f.engine.boxes) != 2 || f.engine.boxes[1].guest.start.Adopt {
+		t.Errorf("%d sandboxes", len(f.engine.boxes))
+	}
+}
+
+func TestTheEndOfAWaitingProcessIsSeen(t *testing.T) {
+	engine := &fakeEngine{t: t, script: (*guest).serve}
+	s, err := Boot(t.Context(), SpareConfig{Engine: engine, Sandbox: sandbox.Spec{ID: "spare"}, Process: &wire.Header{Args: []string{"interpreter"}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	engine.boxes[0].guest.exit("signal: killed")
+	<-s.Ended()
+	if err := s.Destroy(); err != nil {
+		t.Error(err)
+	}
+}
