@@ -23,6 +23,8 @@ type ViewConfig struct {
 	// version deleted. It is called by Run, one call at a time, and must not block: meanwhile the View gets no newer. Nil means
 	// nobody asks.
 	Retired func(deployment string)
+	// Current is called with each version that has become current, those that were when Run began among them, as Retired is.
+	Current func(*kiln.Version)
 	// Log gets records that cannot be read. Nil means nobody asks.
 	Log *slog.Logger
 }
@@ -42,6 +44,9 @@ type View struct {
 func NewView(cfg ViewConfig) *View {
 	if cfg.Retired == nil {
 		cfg.Retired = func(string) {}
+	}
+	if cfg.Current == nil {
+		cfg.Current = func(*kiln.Version) {}
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
@@ -78,11 +83,17 @@ func (v *View) replace(fresh *index) {
 	v.live = fresh
 	v.mu.Unlock()
 	v.once.Do(func() { close(v.synced) })
-	current := make(map[string]bool)
-	for d := range fresh.deployments() {
-		current[d] = true
+	before, current := make(map[string]bool), make(map[string]bool)
+	for version := range old.all() {
+		before[version.Deployment] = true
 	}
-	for d := range old.deployments() {
+	for version := range fresh.all() {
+		current[version.Deployment] = true
+		if !before[version.Deployment] {
+			v.cfg.Current(version)
+		}
+	}
+	for d := range before {
 		if !current[d] {
 			v.cfg.Retired(d)
 		}
@@ -96,6 +107,9 @@ func (v *View) update(e Event) {
 	v.report(e, c.err)
 	if c.retired != "" {
 		v.cfg.Retired(c.retired)
+	}
+	if c.current != nil {
+		v.cfg.Current(c.current)
 	}
 }
 
@@ -153,9 +167,11 @@ func newIndex() *index {
 	}
 }
 
-// change is what applying an event did: the deployment that it made obsolete, "" if none, or why the record cannot be read.
+// change is what applying an event did: the deployment that it made obsolete, "" if none, the version that it made current, nil if
+// none, or why the record cannot be read.
 type change struct {
 	retired string
+	current *kiln.Version
 	err     error
 }
 
@@ -177,7 +193,7 @@ func (x *index) applyFunction(id functionID, value []byte) change {
 	old := x.functions[id].latest
 	if value == nil {
 		delete(x.functions, id)
-		return change{retired: superseded(old, nil)}
+		return superseded(old, nil)
 	}
 	var f kiln.Function
 	if err := json.Unmarshal(value, &f); err != nil {
@@ -185,21 +201,21 @@ func (x *index) applyFunction(id functionID, value []byte) change {
 	}
 	latest := compact(f.Latest)
 	x.functions[functionID{latest.Account, latest.Function}] = function{f.ID, latest}
-	return change{retired: superseded(old, latest)}
+	return superseded(old, latest)
 }
 
 func (x *index) applyVersion(k Key, value []byte) change {
 	old := x.versions[k]
 	if value == nil {
 		delete(x.versions, k)
-		return change{retired: superseded(old, nil)}
+		return superseded(old, nil)
 	}
 	var v kiln.Version
 	if err := json.Unmarshal(value, &v); err != nil {
 		return change{err: err}
 	}
 	x.versions[k] = compact(v)
-	return change{retired: superseded(old, x.versions[k])}
+	return superseded(old, x.versions[k])
 }
 
 func (x *index) applyAccessKey(owner AccessKey, value []byte) change {
@@ -218,11 +234,16 @@ func (x *index) applyAccessKey(owner AccessKey, value []byte) change {
 	return change{}
 }
 
-func superseded(old, current *kiln.Version) string {
-	if old == nil || current != nil && current.Deployment == old.Deployment {
-		return ""
+// superseded is the change from a version to another; nil is none.
+func superseded(old, current *kiln.Version) change {
+	switch {
+	case old != nil && current != nil && current.Deployment == old.Deployment:
+		return change{}
+	case old == nil:
+		return change{current: current}
+	default:
+		return change{retired: old.Deployment, current: current}
 	}
-	return old.Deployment
 }
 
 func (x *index) resolve(id functionID, q kiln.Qualifier) *kiln.Version {
@@ -237,16 +258,16 @@ func (x *index) resolve(id functionID, q kiln.Qualifier) *kiln.Version {
 	return x.versions[VersionKey(id.account, id.name, f.id, n)]
 }
 
-// deployments yields the deployment of every version.
-func (x *index) deployments() iter.Seq[string] {
-	return func(yield func(string) bool) {
+// all yields every version.
+func (x *index) all() iter.Seq[*kiln.Version] {
+	return func(yield func(*kiln.Version) bool) {
 		for _, f := range x.functions {
-			if !yield(f.latest.Deployment) {
+			if !yield(f.latest) {
 				return
 			}
 		}
 		for _, v := range x.versions {
-			if !yield(v.Deployment) {
+			if !yield(v) {
 				return
 			}
 		}

@@ -40,6 +40,12 @@ func Zip(t testing.TB, files map[string]string) []byte {
 // GoZip builds the Go package in dir, relative to the module, and returns a deployment package with it as bootstrap.
 func GoZip(t testing.TB, dir string) []byte {
 	t.Helper()
+	return Zip(t, map[string]string{"bootstrap": GoProgram(t, dir)})
+}
+
+// GoProgram builds the Go package in dir, relative to the module, as a function for Lambda.
+func GoProgram(t testing.TB, dir string) string {
+	t.Helper()
 	out := filepath.Join(t.TempDir(), "bootstrap")
 	cmd := exec.Command("go", "build", "-trimpath", "-tags", "lambda.norpc", "-ldflags", "-s -w", "-o", out, "./"+dir)
 	cmd.Dir = Root(t)
@@ -51,7 +57,7 @@ func GoZip(t testing.TB, dir string) []byte {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return Zip(t, map[string]string{"bootstrap": string(b)})
+	return string(b)
 }
 
 // Function says what Deploy creates; zero fields mean the defaults in the comments.

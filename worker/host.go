@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"kiln"
-	"kiln/fleet"
 	"kiln/worker/environment"
 	"kiln/worker/runtime"
 	"kiln/worker/sandbox"
@@ -43,12 +42,24 @@ type Host struct {
 	Runtimes *runtime.Set
 	Root     *runtime.Root
 	Code     Code
+	Spares   Spares
 	Logs     Logs
 	Log      *slog.Logger
 }
 
+// Spares are sandboxes that were booted ahead.
+type Spares interface {
+	// Expect says that a function of class c may be called.
+	Expect(c runtime.Class)
+	// Take returns one for a function of class c, which is the caller's from then on, and the class that it is of. ok is false if
+	// there is none.
+	Take(c runtime.Class) (s *environment.Spare, of runtime.Class, ok bool)
+	// Yield gives up one, and reports whether there was one.
+	Yield() bool
+}
+
 // Prepare implements Preparer.
-func (h *Host) Prepare(ctx context.Context, id fleet.EnvironmentID, v *kiln.Version) (environment.Config, func(), error) {
+func (h *Host) Prepare(ctx context.Context, v *kiln.Version) (environment.Config, func(), error) {
 	rt, ok := h.Runtimes.Lookup(v.Runtime)
 	if !ok {
 		return environment.Config{}, nil, kiln.Errorf(kiln.InvalidRuntime,
@@ -64,12 +75,61 @@ func (h *Host) Prepare(ctx context.Context, id fleet.EnvironmentID, v *kiln.Vers
 		return environment.Config{}, nil, err
 	}
 	spec := rt.Sandbox(h.Root, code, opt)
-	spec.ID = string(id)
+	spec.ID = newID()
 	spec.Limits = limits(v)
-	return environment.Config{
-		Engine: h.Engine, Sandbox: spec, Process: rt.Process(v, h.Region, stream(id, v, time.Now())), Version: v, InitCPUs: initCPUs,
+	cfg := environment.Config{
+		Engine: h.Engine, Version: v, InitCPUs: initCPUs,
 		Sink: func(lines []byte) { h.Logs.Write(v.Account, v.Function, lines) }, Log: h.Log,
-	}, release, nil
+	}
+	if s, of, ok := h.takeSpare(rt, v); ok {
+		spec.ID = s.ID
+		cfg.Spare = s
+		cfg.Handover = environment.Handover{Mounts: handed(code, opt), Adopt: rt.Adopts(v, of)}
+	}
+	cfg.Sandbox = spec
+	cfg.Process = rt.Process(v, h.Region, stream(spec.ID, v, time.Now()))
+	return cfg, release, nil
+}
+
+// handed are the directories that a sandbox which was booted ahead is to show; opt may be "".
+func handed(code, opt string) []environment.Mount {
+	mounts := []environment.Mount{{Name: runtime.Code.Name, Source: code, Target: runtime.Code.Target}}
+	if opt != "" {
+		mounts = append(mounts, environment.Mount{Name: runtime.Layers.Name, Source: opt, Target: runtime.Layers.Target})
+	}
+	return mounts
+}
+
+// takeSpare returns a sandbox for v that was booted ahead, if there is one.
+func (h *Host) takeSpare(rt *runtime.Runtime, v *kiln.Version) (*environment.Spare, runtime.Class, bool) {
+	if v.EphemeralMB != runtime.SpareTmpMB {
+		return nil, runtime.Class{}, false
+	}
+	return h.Spares.Take(rt.Class(v))
+}
+
+// Yield implements Preparer.
+func (h *Host) Yield() bool { return h.Spares.Yield() }
+
+// Expect says that v may be called.
+func (h *Host) Expect(v *kiln.Version) {
+	if rt, ok := h.Runtimes.Lookup(v.Runtime); ok && v.EphemeralMB == runtime.SpareTmpMB {
+		h.Spares.Expect(rt.Class(v))
+	}
+}
+
+// BootSpare boots a sandbox of class c ahead.
+func (h *Host) BootSpare(ctx context.Context, c runtime.Class) (*environment.Spare, error) {
+	rt, ok := h.Runtimes.Lookup(c.Runtime)
+	if !ok {
+		return nil, fmt.Errorf("boot sandbox ahead: there is no runtime %s", c.Runtime)
+	}
+	spec, process := rt.Spare(h.Root, c)
+	spec.ID = newID()
+	spec.Limits = sandbox.Limits{
+		MemoryBytes: int64(c.MemoryMB) << 20, CPUs: max(1, float64(c.MemoryMB)/processorMB), TmpBytes: runtime.SpareTmpMB << 20,
+	}
+	return environment.Boot(ctx, environment.SpareConfig{Engine: h.Engine, Sandbox: spec, Process: process})
 }
 
 // unpack returns the directories of v's code and of its layers, which is "" if it has none.
@@ -93,6 +153,6 @@ func limits(v *kiln.Version) sandbox.Limits {
 }
 
 // stream is the name of an environment's log stream, in AWS's form.
-func stream(id fleet.EnvironmentID, v *kiln.Version, now time.Time) string {
+func stream(id string, v *kiln.Version, now time.Time) string {
 	return fmt.Sprintf("%s/[%s]%s", now.UTC().Format("2006/01/02"), v.Qualifier, id)
 }

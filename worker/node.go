@@ -25,15 +25,17 @@ const stopParallelism = 8
 // Preparer turns a version into what an environment needs to start: sandbox, runtime process, code. release is called when the
 // environment has ended. Errors are of the kinds that fleet.Worker.Start names.
 type Preparer interface {
-	Prepare(ctx context.Context, id fleet.EnvironmentID, v *kiln.Version) (cfg environment.Config, release func(), err error)
+	Prepare(ctx context.Context, v *kiln.Version) (cfg environment.Config, release func(), err error)
+	// Yield gives up a sandbox that was booted ahead, to have its memory back. It reports whether there was one.
+	Yield() bool
 }
 
 // Config says what a Node works with.
 type Config struct {
 	Preparer Preparer
-	// MemoryMB bounds the memory that all environments together are promised.
-	MemoryMB int
-	Log      *slog.Logger
+	// Memory is what all sandboxes together may be promised.
+	Memory *Memory
+	Log    *slog.Logger
 }
 
 // Node is a fleet.Worker. Run must be running.
@@ -42,7 +44,6 @@ type Node struct {
 
 	mu           sync.Mutex
 	environments map[fleet.EnvironmentID]*resident // +checklocks:mu
-	reservedMB   int                               // +checklocks:mu
 	draining     bool                              // +checklocks:mu
 
 	// ends are environments being destroyed, which Run waits for.
@@ -65,14 +66,13 @@ func New(cfg Config) *Node {
 
 // Start implements fleet.Worker.
 func (n *Node) Start(ctx context.Context, v *kiln.Version) (fleet.EnvironmentID, error) {
-	id := newID()
 	memory := v.MemoryMB + overheadMB
 	if err := n.reserve(memory); err != nil {
 		return "", err
 	}
-	r, err := n.start(ctx, id, v)
+	id, r, err := n.start(ctx, v)
 	if err != nil {
-		n.unreserve(memory)
+		n.cfg.Memory.Release(memory)
 		return "", err
 	}
 	r.memoryMB = memory
@@ -83,17 +83,17 @@ func (n *Node) Start(ctx context.Context, v *kiln.Version) (fleet.EnvironmentID,
 	return id, nil
 }
 
-func (n *Node) start(ctx context.Context, id fleet.EnvironmentID, v *kiln.Version) (*resident, error) {
-	cfg, release, err := n.cfg.Preparer.Prepare(ctx, id, v)
+func (n *Node) start(ctx context.Context, v *kiln.Version) (fleet.EnvironmentID, *resident, error) {
+	cfg, release, err := n.cfg.Preparer.Prepare(ctx, v)
 	if err != nil {
-		return nil, err
+		return "", nil, err
 	}
 	e, err := environment.Start(ctx, cfg)
 	if err != nil {
 		release()
-		return nil, fmt.Errorf("start environment of %s: %w", v.Function, err)
+		return "", nil, fmt.Errorf("start environment of %s: %w", v.Function, err)
 	}
-	return &resident{Environment: e, release: release}, nil
+	return fleet.EnvironmentID(cfg.Sandbox.ID), &resident{Environment: e, release: release}, nil
 }
 
 // Invoke implements fleet.Worker.
@@ -129,7 +129,7 @@ func (n *Node) end(id fleet.EnvironmentID, r *resident) {
 		n.cfg.Log.Error("stop environment", "environment", id, "err", err)
 	}
 	r.release()
-	n.unreserve(r.memoryMB)
+	n.cfg.Memory.Release(r.memoryMB)
 }
 
 // Abandon ends every environment at once, and lets none come any more. Invocations that run fail as Unavailable.
@@ -181,28 +181,29 @@ func (n *Node) Environments() int {
 }
 
 func (n *Node) reserve(mb int) error {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.draining {
+	if n.isDraining() {
 		return errDraining()
 	}
-	if mb > n.cfg.MemoryMB {
+	if mb > n.cfg.Memory.total {
 		return kiln.Errorf(kiln.Unavailable, "The function needs more memory than the node has for execution environments.")
 	}
-	if n.reservedMB+mb > n.cfg.MemoryMB {
+	for !n.cfg.Memory.Reserve(mb) {
+		// What waits for functions to come is worth less than one that is there.
+		if n.cfg.Preparer.Yield() {
+			continue
+		}
 		return &kiln.Error{
 			Kind: kiln.Unavailable, Message: "The node has no memory left for another execution environment.",
-			Cause: fmt.Errorf("%w: %d of %d MB are promised", fleet.ErrNoRoom, n.reservedMB, n.cfg.MemoryMB),
+			Cause: fmt.Errorf("%w: %d of %d MB are promised", fleet.ErrNoRoom, n.cfg.Memory.Reserved(), n.cfg.Memory.total),
 		}
 	}
-	n.reservedMB += mb
 	return nil
 }
 
-func (n *Node) unreserve(mb int) {
+func (n *Node) isDraining() bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.reservedMB -= mb
+	return n.draining
 }
 
 // admit makes an environment known, unless the node has begun to drain.
@@ -220,9 +221,9 @@ func errDraining() error {
 	return &kiln.Error{Kind: kiln.Unavailable, Message: "The node is shutting down.", Cause: errors.New("worker drains")}
 }
 
-// newID returns a name that no environment had before: 128 random bits.
-func newID() fleet.EnvironmentID {
+// newID returns a name that no sandbox had before: 128 random bits.
+func newID() string {
 	var b [16]byte
 	rand.Read(b[:]) // never fails: crypto/rand
-	return fleet.EnvironmentID(hex.EncodeToString(b[:]))
+	return hex.EncodeToString(b[:])
 }

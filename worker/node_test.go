@@ -21,11 +21,13 @@ import (
 type preparer struct {
 	mu       sync.Mutex
 	held     int
+	spares   int // each holds spareMB of memory
+	memory   *Memory
 	err      error
 	breakNow bool // the next runtime closes its line instead of answering
 }
 
-func (p *preparer) Prepare(_ context.Context, id fleet.EnvironmentID, v *kiln.Version) (environment.Config, func(), error) {
+func (p *preparer) Prepare(_ context.Context, v *kiln.Version) (environment.Config, func(), error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.err != nil {
@@ -38,9 +40,20 @@ func (p *preparer) Prepare(_ context.Context, id fleet.EnvironmentID, v *kiln.Ve
 		p.held--
 	}
 	return environment.Config{
-		Engine: echoEngine{broken: p.breakNow}, Sandbox: sandbox.Spec{ID: string(id)}, Version: v,
+		Engine: echoEngine{broken: p.breakNow}, Sandbox: sandbox.Spec{ID: newID()}, Version: v,
 		Process: wire.Header{Args: []string{"runtime"}}, Sink: func([]byte) {}, Log: slog.New(slog.DiscardHandler),
 	}, release, nil
+}
+
+func (p *preparer) Yield() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.spares == 0 {
+		return false
+	}
+	p.spares--
+	p.memory.Release(spareMB)
+	return true
 }
 
 func (p *preparer) count() int {
@@ -108,8 +121,8 @@ func (b *echoBox) Destroy() error {
 
 // running runs a node with room for two environments of 128 MB.
 func running(t *testing.T) (*Node, *preparer, func()) {
-	p := &preparer{}
-	n := New(Config{Preparer: p, MemoryMB: 2 * (128 + overheadMB), Log: slog.New(slog.DiscardHandler)})
+	p := &preparer{memory: NewMemory(2 * (128 + overheadMB))}
+	n := New(Config{Preparer: p, Memory: p.memory, Log: slog.New(slog.DiscardHandler)})
 	ctx, cancel := context.WithCancel(t.Context())
 	var wg sync.WaitGroup
 	wg.Go(func() {
@@ -166,6 +179,24 @@ func TestMemoryIsPromisedToNoMoreThanFit(t *testing.T) {
 	}
 }
 
+// spareMB is the memory of a sandbox that was booted ahead.
+const spareMB = 64
+
+func TestSandboxesThatWaitMakeRoom(t *testing.T) {
+	n, p, _ := running(t)
+	for p.memory.Reserve(spareMB) {
+		p.spares++
+	}
+	mustStart(t, n)
+	mustStart(t, n)
+	if _, err := n.Start(t.Context(), version()); !errors.Is(err, fleet.ErrNoRoom) {
+		t.Errorf("the third of two: %v", err)
+	}
+	if p.spares != 0 {
+		t.Errorf("%d sandboxes still wait", p.spares)
+	}
+}
+
 func TestAFailedStartGivesItsMemoryBack(t *testing.T) {
 	n, p, _ := running(t)
 	p.err = kiln.Errorf(kiln.InvalidRuntime, "no such runtime")
@@ -197,8 +228,8 @@ func TestDrainingEndsEverythingAndTakesNothing(t *testing.T) {
 	mustStart(t, n)
 	mustStart(t, n)
 	end()
-	if n.Environments() != 0 || p.count() != 0 || n.reservedMB != 0 {
-		t.Errorf("%d environments, %d holds, %d MB are left", n.Environments(), p.count(), n.reservedMB)
+	if n.Environments() != 0 || p.count() != 0 || n.cfg.Memory.Reserved() != 0 {
+		t.Errorf("%d environments, %d holds, %d MB are left", n.Environments(), p.count(), n.cfg.Memory.Reserved())
 	}
 	if _, err := n.Start(t.Context(), version()); kiln.KindOf(err) != kiln.Unavailable {
 		t.Errorf("a start while draining: %v", err)

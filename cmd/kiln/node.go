@@ -31,6 +31,8 @@ import (
 	"kiln/worker"
 	"kiln/worker/artifact"
 	"kiln/worker/bootstrap"
+	"kiln/worker/environment"
+	"kiln/worker/pool"
 	"kiln/worker/runtime"
 	"kiln/worker/runtime/guest"
 	"kiln/worker/sandbox/gvisor"
@@ -38,6 +40,13 @@ import (
 
 // unpackedBytes bounds the unpacked code that a node keeps on disk.
 const unpackedBytes = 10 << 30
+
+const (
+	// spareMB is what a sandbox that waits for its function is promised: its own processes and an interpreter that has started.
+	spareMB = 64
+	// spareShare is the part of the memory, one of that many, that sandboxes which wait may take as long as functions leave it.
+	spareShare = 8
+)
 
 // codeKeyBytes is the length of the key that signs the URLs of deployment packages.
 const codeKeyBytes = 32
@@ -100,9 +109,16 @@ func (n *node) layers(ctx context.Context) ([]layer, error) {
 	if err != nil {
 		return nil, err
 	}
-	workers := worker.New(worker.Config{Preparer: host, MemoryMB: n.memory(), Log: n.log})
+	memory := worker.NewMemory(n.memory())
+	spares := pool.New(pool.Config[*environment.Spare]{
+		Boot: host.BootSpare, Memory: memory, SpareMB: spareMB, MaxMB: n.memory() / spareShare, Log: n.log,
+	})
+	host.Spares = spares
+	workers := worker.New(worker.Config{Preparer: host, Memory: memory, Log: n.log})
 	assigner := assignment.New(assignment.Config{Worker: workers})
-	view := catalog.NewView(catalog.ViewConfig{Store: n.store, Region: kiln.Region(n.region), Retired: assigner.Retire, Log: n.log})
+	view := catalog.NewView(catalog.ViewConfig{
+		Store: n.store, Region: kiln.Region(n.region), Retired: assigner.Retire, Current: host.Expect, Log: n.log,
+	})
 	urls, err := n.codeURLs()
 	if err != nil {
 		return nil, err
@@ -120,6 +136,7 @@ func (n *node) layers(ctx context.Context) ([]layer, error) {
 		{"function logs", logs.Run},
 		{"unpacked code", func(ctx context.Context) error { <-ctx.Done(); return cache.Close() }},
 		{"sandbox engine", engine.Run},
+		{"sandbox pool", spares.Run},
 		{"worker", workers.Run},
 		{"assignment", assigner.Run},
 		n.restarted("catalog view", view.Run),
