@@ -28,8 +28,11 @@ import (
 )
 
 const (
-	warmCalls = 3000
-	coldCalls = 15
+	warmCalls    = 3000
+	coldCalls    = 15
+	pooledCalls  = 100
+	burstSize    = 12
+	disturbances = 3
 )
 
 // subject is a function under measurement: an echo.
@@ -66,6 +69,8 @@ func BenchmarkNode(b *testing.B) {
 	b.Run("throughput", func(b *testing.B) { throughput(b, n) })
 	b.Run("thaw", func(b *testing.B) { thaw(b, n) })
 	b.Run("cold", func(b *testing.B) { cold(b, n) })
+	b.Run("burst", func(b *testing.B) { burst(b, n) })
+	b.Run("disturbed", func(b *testing.B) { disturbed(b, n) })
 	b.Run("timeout", func(b *testing.B) { overrun(b, n) })
 	b.Run("memory", func(b *testing.B) { memory(b, n) })
 }
@@ -178,29 +183,122 @@ func thaw(b *testing.B, n *kilntest.Node) {
 	}
 }
 
-// cold makes each call a cold start by changing the function before it.
+// alone is a size of /tmp that no sandbox has which was booted ahead.
+const alone = 513
+
+// refill is as long as a pool takes at most, on an idle machine, to have as many sandboxes as before.
+const refill = 400 * time.Millisecond
+
+// cold makes each call a cold start by changing the function before it: once into sandboxes that were booted ahead, once without.
 func cold(b *testing.B, n *kilntest.Node) {
-	w := table(b, "cold start | P50 ms | P90 ms | sandbox | guest | init | handler")
+	w := table(b, "cold start | P50 ms | P90 ms | P99 ms | sandbox | mount | guest | init | handler")
 	for _, s := range subjects {
-		parts := map[string][]time.Duration{}
-		for i := range coldCalls {
-			retire(b, n, functionName(s), i)
-			t := time.Now()
-			out := invoke(b, n.Client(), functionName(s))
-			parts["total"] = append(parts["total"], time.Since(t))
-			for name, d := range serverTiming(out) {
-				parts[name] = append(parts[name], d)
-			}
-		}
-		for _, d := range parts {
-			slices.Sort(d)
-		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t", s.name, ms(at(parts["total"], 50)), ms(at(parts["total"], 90)))
-		for _, p := range []string{"sandbox", "guest", "init", "handler"} {
-			fmt.Fprintf(w, "%s\t", ms(at(parts[p], 50)))
-		}
-		fmt.Fprintln(w)
+		coldRow(b, w, n, s.name, functionName(s), pooledCalls, 0)
+		coldRow(b, w, n, s.name+", no pool", functionName(s), coldCalls, alone)
+		retire(b, n, functionName(s), -1, 0)
 	}
+}
+
+func coldRow(b *testing.B, w io.Writer, n *kilntest.Node, name, function string, calls, tmpMB int) {
+	parts := map[string][]time.Duration{}
+	for i := range calls {
+		retire(b, n, function, i, tmpMB)
+		<-time.After(refill)
+		c := n.Client()
+		t := time.Now()
+		out := invoke(b, c, function)
+		parts["total"] = append(parts["total"], time.Since(t))
+		for name, d := range serverTiming(out) {
+			parts[name] = append(parts[name], d)
+		}
+	}
+	for _, d := range parts {
+		slices.Sort(d)
+	}
+	fmt.Fprintf(w, "%s\t%s\t%s\t%s\t", name, ms(at(parts["total"], 50)), ms(at(parts["total"], 90)), ms(at(parts["total"], 99)))
+	for _, p := range []string{"sandbox", "mount", "guest", "init", "handler"} {
+		fmt.Fprintf(w, "%s\t", ms(at(parts[p], 50)))
+	}
+	fmt.Fprintln(w)
+}
+
+// burst compares the cold starts per second of a burst that the pool holds with those of sandboxes booted one by one, and what a
+// function that is warm sees while the pool is refilled all the time with what it sees otherwise.
+func burst(b *testing.B, n *kilntest.Node) {
+	names := make([]string, burstSize)
+	for i := range names {
+		names[i] = fmt.Sprintf("burst%d", i)
+		n.Deploy(b.Context(), kilntest.Function{Name: names[i], MemoryMB: 512, Zip: subjects[1].zip(b)})
+	}
+	w := table(b, fmt.Sprintf("Python, %d cold starts | per second | x one by one", burstSize))
+	one := oneByOne(b, n, names)
+	fmt.Fprintf(w, "one by one, no pool\t%.1f\t%.1f\t\n", one, 1.0)
+	var rates []float64
+	for i := range 4 {
+		retireAll(b, n, names, i, 0)
+		<-time.After(burstSize * refill / 2)
+		if rate := allAtOnce(b, n, names); i > 0 { // the first burst teaches the pool
+			rates = append(rates, rate)
+		}
+	}
+	slices.Sort(rates)
+	fmt.Fprintf(w, "at once, from the pool\t%.1f\t%.1f\t\n", rates[len(rates)/2], rates[len(rates)/2]/one)
+}
+
+func retireAll(b *testing.B, n *kilntest.Node, names []string, i, tmpMB int) {
+	for _, name := range names {
+		retire(b, n, name, i, tmpMB)
+	}
+}
+
+func oneByOne(b *testing.B, n *kilntest.Node, names []string) (perSecond float64) {
+	retireAll(b, n, names, 0, alone)
+	t := time.Now()
+	for _, name := range names {
+		invoke(b, n.Client(), name)
+	}
+	return float64(len(names)) / time.Since(t).Seconds()
+}
+
+func allAtOnce(b *testing.B, n *kilntest.Node, names []string) (perSecond float64) {
+	var wg sync.WaitGroup
+	t := time.Now()
+	for _, name := range names {
+		c := n.Client()
+		wg.Go(func() { invoke(b, c, name) })
+	}
+	wg.Wait()
+	return float64(len(names)) / time.Since(t).Seconds()
+}
+
+// disturbed measures a warm function while, every second time, another's cold starts keep the pool being refilled.
+func disturbed(b *testing.B, n *kilntest.Node) {
+	w := table(b, "Python, warm | P50 ms | P99 ms | boots/s")
+	python := functionName(subjects[1])
+	var quiet, busy []time.Duration
+	boots, began := 0, time.Duration(0)
+	for i := range disturbances {
+		quiet = append(quiet, measure(b, n.Client(), python, warmCalls/3)...)
+		retire(b, n, functionName(subjects[2]), 100+i, 0)
+		ctx, cancel := context.WithCancel(b.Context())
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			for ctx.Err() == nil {
+				invoke(b, n.Client(), functionName(subjects[2]))
+				retire(b, n, functionName(subjects[2]), boots, 0)
+				boots++
+			}
+		})
+		t := time.Now()
+		busy = append(busy, measure(b, n.Client(), python, warmCalls/3)...)
+		began += time.Since(t)
+		cancel()
+		wg.Wait()
+	}
+	slices.Sort(quiet)
+	slices.Sort(busy)
+	fmt.Fprintf(w, "alone\t%s\t%s\t\t\n", ms(at(quiet, 50)), ms(at(quiet, 99)))
+	fmt.Fprintf(w, "while a pool is refilled\t%s\t%s\t%.1f\t\n", ms(at(busy, 50)), ms(at(busy, 99)), float64(boots)/began.Seconds())
 }
 
 // overrun reports how long after its timeout a handler that hangs is answered for.
@@ -225,10 +323,11 @@ func overrun(b *testing.B, n *kilntest.Node) {
 	fmt.Fprintf(w, "Python\t%s\t%s\t\n", ms(at(late, 50)), ms(late[len(late)-1]))
 }
 
-// retire changes a function's configuration, so that its environments end.
-func retire(b *testing.B, n *kilntest.Node, function string, i int) {
+// retire changes a function's configuration, so that its environments end. tmpMB is the size of /tmp, 0 the usual one.
+func retire(b *testing.B, n *kilntest.Node, function string, i, tmpMB int) {
 	_, err := n.Client().UpdateFunctionConfiguration(b.Context(), &lambda.UpdateFunctionConfigurationInput{
 		FunctionName: &function, Environment: &types.Environment{Variables: map[string]string{"ROUND": strconv.Itoa(i)}},
+		EphemeralStorage: &types.EphemeralStorage{Size: aws.Int32(int32(max(tmpMB, 512)))},
 	})
 	if err != nil {
 		b.Fatal(err)
@@ -256,8 +355,9 @@ func serverTiming(out *lambda.InvokeOutput) map[string]time.Duration {
 func memory(b *testing.B, n *kilntest.Node) {
 	w := table(b, "idle environment, private MB | sandbox | gofer | others | sum")
 	for i, s := range subjects {
+		retire(b, n, functionName(s), coldCalls+i, alone)
+		<-time.After(refill)
 		before := processes(n.Pid())
-		retire(b, n, functionName(s), coldCalls+i)
 		invoke(b, n.Client(), functionName(s))
 		<-time.After(50 * time.Millisecond)
 		var sandbox, gofer, others float64
