@@ -44,7 +44,7 @@ const unpackedBytes = 10 << 30
 const (
 	// spareMB is what a sandbox that waits for its function is promised: its own processes and an interpreter that has started.
 	spareMB = 64
-	// spareShare is the part of the memory, one of that many, that sandboxes which wait may take as long as functions leave it.
+	// spareShare is the part of the memory, one of that many, that sandboxes which wait may take unless another size is given.
 	spareShare = 8
 )
 
@@ -111,7 +111,7 @@ func (n *node) layers(ctx context.Context) ([]layer, error) {
 	}
 	memory := worker.NewMemory(n.memory())
 	spares := pool.New(pool.Config[*environment.Spare]{
-		Boot: host.BootSpare, Memory: memory, SpareMB: spareMB, MaxMB: n.memory() / spareShare, Log: n.log,
+		Boot: host.BootSpare, Memory: memory, SpareMB: spareMB, MaxMB: n.pool(), Log: n.log,
 	})
 	host.Spares = spares
 	workers := worker.New(worker.Config{Preparer: host, Memory: memory, Log: n.log})
@@ -236,6 +236,14 @@ func (n *node) memory() int {
 		return 1024 // it fails for a bad pointer only
 	}
 	return int(info.Totalram * uint64(info.Unit) / 5 * 4 >> 20)
+}
+
+// pool is what sandboxes that wait for functions may be promised of it.
+func (n *node) pool() int {
+	if n.poolMB >= 0 {
+		return n.poolMB
+	}
+	return n.memory() / spareShare
 }
 
 // invoker lets the frontend invoke.

@@ -29,9 +29,11 @@ type options struct {
 	// runtimes are ID=PREFIX.
 	runtimes []string
 	memoryMB int
-	drain    time.Duration
-	first    account.Choice
-	path     []string
+	// poolMB is for sandboxes that wait for functions; negative means a part of memoryMB.
+	poolMB int
+	drain  time.Duration
+	first  account.Choice
+	path   []string
 }
 
 const (
@@ -78,6 +80,7 @@ func serveCommand() *cobra.Command {
 	f.StringVar(&o.logFormat, "log-format", "text", "form of the log on standard error: text or json")
 	f.StringArrayVar(&o.runtimes, "runtime", nil, "add a runtime: `ID=PREFIX`, the interpreter being below PREFIX/bin; may be repeated")
 	f.IntVar(&o.memoryMB, "memory", 0, "memory for execution environments in MB; 0 means four fifths of the machine's")
+	f.IntVar(&o.poolMB, "pool", -1, "memory in MB, of --memory, for sandboxes that wait for functions as long as functions leave it; negative means an eighth")
 	f.DurationVar(&o.drain, "drain", 30*time.Second, "how long invocations that run at SIGTERM may take")
 	return c
 }
