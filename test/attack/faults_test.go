@@ -182,7 +182,7 @@ func TestARuntimeThatKillsItselfIsTold(t *testing.T) {
 
 // TestABootThatFailsIsAnsweredAtOnce kills what there is of a sandbox at many moments of its boot.
 func TestABootThatFailsIsAnsweredAtOnce(t *testing.T) {
-	n := kilntest.Start(t)
+	n := kilntest.Start(t, "--pool", "0")
 	n.Deploy(t.Context(), kilntest.Function{Name: "f", MemoryMB: 256, Zip: echo(t)})
 	answer[int](t, n, "f", `1`)
 	step := 10 * time.Millisecond

@@ -19,7 +19,7 @@ import (
 
 // TestAMachineWithoutFreeMemoryEndsWhoAsksForIt gives all sandboxes together less than they were promised.
 func TestAMachineWithoutFreeMemoryEndsWhoAsksForIt(t *testing.T) {
-	n := kilntest.Start(t)
+	n := kilntest.Start(t, "--pool", "0")
 	n.Deploy(t.Context(), kilntest.Function{Name: "takes", MemoryMB: 512, Timeout: 20, Zip: program(t, "takes.py")})
 	n.Deploy(t.Context(), kilntest.Function{Name: "peer", MemoryMB: 128, Timeout: 20, Zip: echo(t)})
 	answer[int](t, n, "takes", `10`)
@@ -44,7 +44,7 @@ func TestAMachineWithoutFreeMemoryEndsWhoAsksForIt(t *testing.T) {
 func TestAFullDiskIsSaidAndPasses(t *testing.T) {
 	disk := memoryDisk(t, "size=400m")
 	t.Setenv("TMPDIR", disk)
-	n := kilntest.Start(t)
+	n := kilntest.Start(t, "--pool", "0")
 	for _, f := range []string{"warm", "cold"} {
 		// Packages that differ, because equal ones are unpacked once.
 		n.Deploy(t.Context(), kilntest.Function{Name: f, MemoryMB: 128, Zip: kilntest.Zip(t, map[string]string{
@@ -108,7 +108,7 @@ func fill(t *testing.T, path string) {
 
 // TestTooFewTasksAreSaidAndPass holds the launcher to the tasks that it has.
 func TestTooFewTasksAreSaidAndPass(t *testing.T) {
-	n := kilntest.Start(t)
+	n := kilntest.Start(t, "--pool", "0")
 	n.Deploy(t.Context(), kilntest.Function{Name: "f", MemoryMB: 128, Zip: echo(t)})
 	n.Deploy(t.Context(), kilntest.Function{Name: "g", MemoryMB: 128, Zip: echo(t)})
 	answer[int](t, n, "f", `1`)
