@@ -106,6 +106,7 @@ func (b *echoBox) Mount(context.Context, string, string) error {
 	return errors.New("an echo shows nothing")
 }
 func (b *echoBox) Usage() (sandbox.Usage, error) { return sandbox.Usage{}, nil }
+func (b *echoBox) PeakMemory() (int64, error)    { return 0, nil }
 func (b *echoBox) Done() <-chan struct{}         { return b.done }
 func (b *echoBox) Exit() sandbox.Exit            { return sandbox.Exit{} }
 func (b *echoBox) Destroy() error {

@@ -332,13 +332,13 @@ func (e *Environment) unread(id kiln.RequestID) bool {
 // conclude writes the log's last lines and makes the caller's answer.
 func (e *Environment) conclude(inv kiln.Invocation, o outcome) kiln.Result {
 	e.box.logs.drain()
-	usage, err := e.box.Usage()
+	used, err := e.box.PeakMemory()
 	if err != nil && e.box.alive() {
 		e.cfg.Log.Warn("read memory use", "environment", e.cfg.Sandbox.ID, "err", err)
 	}
 	r := report{
 		RequestID: inv.ID, Version: e.cfg.Version.Qualifier, Handler: o.timing.Handler, Init: o.timing.Guest + o.timing.Init,
-		MemoryMB: e.cfg.Version.MemoryMB, UsedBytes: usage.PeakMemoryBytes, Failure: o.failed, FinishedAt: time.Now(),
+		MemoryMB: e.cfg.Version.MemoryMB, UsedBytes: used, Failure: o.failed, FinishedAt: time.Now(),
 	}
 	res := kiln.Result{Payload: o.payload, Timing: o.timing, LogTail: e.box.logs.end(endLines(r))}
 	if o.functionError || o.failed != nil {

@@ -153,8 +153,9 @@ func (b *fakeBox) Mount(_ context.Context, name, source string) error {
 func (b *fakeBox) Usage() (sandbox.Usage, error) {
 	return sandbox.Usage{PeakMemoryBytes: 41<<20 + 1}, nil
 }
-func (b *fakeBox) Done() <-chan struct{} { return b.done }
-func (b *fakeBox) Exit() sandbox.Exit    { return b.exit }
+func (b *fakeBox) PeakMemory() (int64, error) { return 41<<20 + 1, nil }
+func (b *fakeBox) Done() <-chan struct{}      { return b.done }
+func (b *fakeBox) Exit() sandbox.Exit         { return b.exit }
 
 // die is the sandbox ending by itself.
 func (b *fakeBox) die(err error) {

@@ -70,6 +70,8 @@ type Sandbox interface {
 	// once.
 	Mount(ctx context.Context, name, source string) error
 	Usage() (Usage, error)
+	// PeakMemory is what Usage says of memory, at little cost, so that it can be asked for after every invocation.
+	PeakMemory() (bytes int64, err error)
 	// Done is closed when the sandbox ended by itself or was destroyed.
 	Done() <-chan struct{}
 	// Exit says how it ended. It may be called only after Done is closed.

@@ -9,6 +9,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -333,6 +334,33 @@ func (g *Group) Memory() (Memory, error) {
 	}
 	return m, nil
 }
+
+// Gauge tells the most memory that was charged to a group, by one system call. It is not safe for concurrent use.
+type Gauge struct {
+	file *os.File
+	text [24]byte
+}
+
+// PeakMemory returns a gauge of Memory.Peak. Close it after use.
+func (g *Group) PeakMemory() (*Gauge, error) {
+	f, err := os.Open(g.layout.peak(g))
+	if err != nil {
+		return nil, fmt.Errorf("open memory gauge: %w", err)
+	}
+	return &Gauge{file: f}, nil
+}
+
+// Read returns the bytes.
+func (g *Gauge) Read() (int64, error) {
+	n, err := g.file.ReadAt(g.text[:], 0)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return 0, fmt.Errorf("read memory gauge: %w", err)
+	}
+	return strconv.ParseInt(strings.TrimSpace(string(g.text[:n])), 10, 64)
+}
+
+// Close lets go of the file.
+func (g *Gauge) Close() error { return g.file.Close() }
 
 // CPU is the processor time used by the group.
 func (g *Group) CPU() (time.Duration, error) {

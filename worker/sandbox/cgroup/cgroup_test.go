@@ -162,12 +162,32 @@ func TestLimitsAreThoseThatTheKernelHas(t *testing.T) {
 			t.Errorf("memory changed to %d: %v", bytes, err)
 		}
 	}
-	if m, err := g.Memory(); err != nil || m.Peak < m.Current {
+	m, err := g.Memory()
+	if err != nil || m.Peak < m.Current {
 		t.Errorf("memory %+v, %v", m, err)
+	}
+	if peak := gauge(t, g); peak != m.Peak {
+		t.Errorf("the gauge says %d of %+v", peak, m)
 	}
 	if oom, err := g.OutOfMemory(); err != nil || oom {
 		t.Errorf("out of memory: %v, %v", oom, err)
 	}
+}
+
+// gauge reads the gauge of a group twice, as whoever keeps it does.
+func gauge(t *testing.T, g *Group) int64 {
+	t.Helper()
+	peak, err := g.PeakMemory()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer peak.Close()
+	first, err1 := peak.Read()
+	second, err2 := peak.Read()
+	if err1 != nil || err2 != nil || second < first {
+		t.Errorf("the gauge said %d, %v and then %d, %v", first, err1, second, err2)
+	}
+	return second
 }
 
 // What version 2 writes and reads, with files in place of the kernel.
@@ -201,6 +221,9 @@ func TestVersion2SpeaksItsLanguage(t *testing.T) {
 	}
 	if m, err := g.Memory(); err != nil || m != (Memory{Current: 4096, Peak: 8192, Cache: 1536}) {
 		t.Errorf("memory %+v, %v", m, err)
+	}
+	if peak := gauge(t, g); peak != 8192 {
+		t.Errorf("the gauge says %d", peak)
 	}
 	if d, err := g.CPU(); err != nil || d != 1500*time.Microsecond {
 		t.Errorf("processor %v, %v", d, err)

@@ -28,6 +28,8 @@ type layout interface {
 	freeze(g *Group, frozen bool) error
 	frozen(g *Group) (bool, error)
 	memory(g *Group) (Memory, error)
+	// peak is the file that holds Memory.Peak, or where the kernel lacks it, Memory.Current.
+	peak(g *Group) string
 	cpu(g *Group) (time.Duration, error)
 	oomKills(g *Group) (int64, error)
 	notifyOOM(g *Group) (*os.File, error)
@@ -146,6 +148,8 @@ func (v1) memory(g *Group) (m Memory, err error) {
 	return m, err
 }
 
+func (v1) peak(g *Group) string { return g.file("memory", "memory.max_usage_in_bytes") }
+
 func (v1) cpu(g *Group) (time.Duration, error) {
 	n, err := readInt(g.file("cpuacct", "cpuacct.usage"))
 	return time.Duration(n), err
@@ -255,6 +259,18 @@ func (v2) memory(g *Group) (m Memory, err error) {
 	}
 	m.Cache, err = fileCache(g.file("", "memory.stat"))
 	return m, err
+}
+
+func (v2) peak(g *Group) string {
+	if file := g.file("", "memory.peak"); exists(file) {
+		return file
+	}
+	return g.file("", "memory.current") // before Linux 5.19
+}
+
+func exists(file string) bool {
+	_, err := os.Stat(file)
+	return err == nil
 }
 
 func (v2) cpu(g *Group) (time.Duration, error) {

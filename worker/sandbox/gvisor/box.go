@@ -25,6 +25,11 @@ type box struct {
 	// baseline is the memory that was charged when the guest's first process was started.
 	baseline int64
 
+	gaugeMu sync.Mutex
+	gauge   *cgroup.Gauge // +checklocks:gaugeMu nil at the end
+	// charged is what the gauge said last, and peak what the guest's part of it was found to be.
+	charged, peak int64 // +checklocks:gaugeMu
+
 	// started and ended are closed when the launcher says so, with reason set before; done after that, when nothing is left.
 	started, ended, done chan struct{}
 	reason               string
@@ -66,6 +71,9 @@ func newBox(e *Engine, s sandbox.Spec) (*box, error) {
 	if b.oom, err = group.NotifyOutOfMemory(); err != nil {
 		return nil, errors.Join(err, group.Remove())
 	}
+	if b.gauge, err = group.PeakMemory(); err != nil {
+		return nil, errors.Join(err, b.discard())
+	}
 	b.mounting <- struct{}{}
 	b.freezer <- struct{}{}
 	return b, nil
@@ -73,14 +81,21 @@ func newBox(e *Engine, s sandbox.Spec) (*box, error) {
 
 // discard removes the control group of a box that was never watched.
 func (b *box) discard() error {
-	return errors.Join(b.closeOOM(), b.group.Remove())
+	return errors.Join(b.closeFiles(), b.group.Remove())
 }
 
-func (b *box) closeOOM() error {
-	if b.oom == nil {
-		return nil
+func (b *box) closeFiles() error {
+	var errs []error
+	if b.oom != nil {
+		errs = append(errs, b.oom.Close())
 	}
-	return b.oom.Close()
+	b.gaugeMu.Lock()
+	defer b.gaugeMu.Unlock()
+	if b.gauge != nil {
+		errs = append(errs, b.gauge.Close())
+		b.gauge = nil
+	}
+	return errors.Join(errs...)
 }
 
 // begin notes what the sandbox uses before its guest does anything.
@@ -106,7 +121,7 @@ func (b *box) watch() {
 	usage, usageErr := b.measure()
 	exhausted, oomErr := b.group.OutOfMemory()
 	b.last = usage
-	b.left = errors.Join(usageErr, oomErr, b.closeOOM())
+	b.left = errors.Join(usageErr, oomErr, b.closeFiles())
 	memory.Wait()
 	b.exit.Err = b.cause(exhausted)
 	// The processes are gone, unless it was the launcher that ended.
@@ -226,6 +241,27 @@ func (b *box) Usage() (sandbox.Usage, error) {
 	default:
 		return b.measure()
 	}
+}
+
+// PeakMemory implements sandbox.Sandbox.
+func (b *box) PeakMemory() (int64, error) {
+	b.gaugeMu.Lock()
+	defer b.gaugeMu.Unlock()
+	if b.gauge == nil {
+		usage, err := b.Usage()
+		return usage.PeakMemoryBytes, err
+	}
+	charged, err := b.gauge.Read()
+	if err != nil || charged == b.charged {
+		return b.peak, err
+	}
+	usage, err := b.measure()
+	if err != nil {
+		return 0, err
+	}
+	// What was found at an earlier peak holds, however much of the memory has become the contents of files since.
+	b.charged, b.peak = charged, max(b.peak, usage.PeakMemoryBytes)
+	return b.peak, nil
 }
 
 // measure reads what the sandbox has used. Contents of files that the host has in memory are left out, as they are charged to whoever
