@@ -28,6 +28,7 @@ import (
 )
 
 const (
+	settling     = 50
 	warmCalls    = 3000
 	coldCalls    = 15
 	pooledCalls  = 100
@@ -66,6 +67,7 @@ func BenchmarkNode(b *testing.B) {
 		n.Deploy(b.Context(), kilntest.Function{Name: functionName(s), Runtime: n.Runtime(s.runtime), Handler: s.handler, MemoryMB: 1769, Zip: s.zip(b)})
 	}
 	b.Run("warm", func(b *testing.B) { warm(b, n) })
+	b.Run("processor", func(b *testing.B) { processor(b, n) })
 	b.Run("throughput", func(b *testing.B) { throughput(b, n) })
 	b.Run("thaw", func(b *testing.B) { thaw(b, n) })
 	b.Run("cold", func(b *testing.B) { cold(b, n) })
@@ -93,12 +95,53 @@ func warm(b *testing.B, n *kilntest.Node) {
 	}
 }
 
+// processor reports the processor time of a warm call: of the node's own process, and of its sandboxes with all their processes.
+func processor(b *testing.B, n *kilntest.Node) {
+	w := table(b, "warm, processor time | us a call | kiln serve | sandbox")
+	for _, s := range subjects {
+		c := n.Client()
+		measure(b, c, functionName(s), 0)
+		own, all := ticks(n.Pid()), treeTicks(n.Pid())
+		measure(b, c, functionName(s), warmCalls)
+		own, all = ticks(n.Pid())-own, treeTicks(n.Pid())-all
+		us := func(ticks int64) float64 { return float64(ticks) * tick / float64(warmCalls+settling) }
+		fmt.Fprintf(w, "%s\t%.0f\t%.0f\t%.0f\t\n", s.name, us(all), us(own), us(all-own))
+	}
+}
+
+// tick is the unit of /proc/PID/stat in microseconds (USER_HZ is 100 on every machine that kiln runs on).
+const tick = 10_000
+
+// ticks is the processor time of a process with the children that it has waited for.
+func ticks(pid int) (sum int64) {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0
+	}
+	_, rest, _ := strings.Cut(string(stat), ") ")
+	if f := strings.Fields(rest); len(f) > 14 {
+		for _, field := range f[11:15] { // utime, stime, cutime, cstime
+			v, _ := strconv.ParseInt(field, 10, 64) // always a number
+			sum += v
+		}
+	}
+	return sum
+}
+
+func treeTicks(root int) int64 {
+	sum := ticks(root)
+	for pid := range processes(root) {
+		sum += ticks(pid)
+	}
+	return sum
+}
+
 func row(w io.Writer, name string, d, base []time.Duration) {
 	fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%.1f\t\n", name, ms(at(d, 50)), ms(at(d, 90)), ms(at(d, 99)), ms(d[len(d)-1]), float64(at(d, 50))/float64(at(base, 50)))
 }
 
 func measure(b *testing.B, c *lambda.Client, function string, calls int) []time.Duration {
-	for range 50 {
+	for range settling {
 		invoke(b, c, function)
 	}
 	d := make([]time.Duration, calls)

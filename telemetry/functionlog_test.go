@@ -6,7 +6,10 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
+	"testing/synctest"
+	"time"
 )
 
 // flush runs l until its queue is empty.
@@ -47,19 +50,41 @@ func TestALogOfFullSizeBeginsAnew(t *testing.T) {
 	}
 }
 
-func TestAFullQueueDropsAndCounts(t *testing.T) {
+func TestWhatIsTooMuchIsDroppedAndCounted(t *testing.T) {
 	l := NewFunctionLogs(t.TempDir(), slog.New(slog.DiscardHandler))
-	for range queueLength + 3 {
-		l.Write("111111111111", "f", []byte("x\n"))
+	l.Write("111111111111", "f", make([]byte, pendingBytes-2))
+	for range 3 {
+		l.Write("111111111111", "g", []byte("x\n"))
 	}
-	if l.Dropped() != 3 {
+	if l.Dropped() != 2 {
 		t.Errorf("%d dropped", l.Dropped())
 	}
-	l = NewFunctionLogs(t.TempDir(), slog.New(slog.DiscardHandler))
-	l.Write("111111111111", "f", make([]byte, queueBytes+1))
-	if l.Dropped() != 1 {
-		t.Error("more bytes than the queue holds were queued")
+	flush(t, l)
+	if l.Write("111111111111", "g", []byte("y\n")); l.Dropped() != 2 {
+		t.Error("what was written still counts")
 	}
+}
+
+func TestLinesAreWrittenWithoutAnEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := NewFunctionLogs(t.TempDir(), slog.New(slog.DiscardHandler))
+		ctx, cancel := context.WithCancel(t.Context())
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			if err := l.Run(ctx); err != nil {
+				t.Error(err)
+			}
+		})
+		for i := range 3 {
+			l.Write("111111111111", "f", []byte("x\n"))
+			time.Sleep(2 * gather) // of the bubble's time
+			if got, err := os.ReadFile(l.Path("111111111111", "f")); err != nil || len(got) != 2*(i+1) {
+				t.Errorf("got %q, %v", got, err)
+			}
+		}
+		cancel()
+		wg.Wait()
+	})
 }
 
 func TestADiskThatFailsDropsAndCounts(t *testing.T) {
