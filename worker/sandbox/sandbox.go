@@ -42,6 +42,10 @@ type Spec struct {
 	// Files are handed to the first process as the descriptors that are their keys, from 3 on. The engine does not close them.
 	Files  map[int]*os.File
 	Limits Limits
+	// Network is open on the network namespace that the sandbox's interfaces are taken from; nil means that it has loopback only. The
+	// engine does not close it, and no other sandbox may have it until this one has ended. The addresses that its interfaces had are
+	// gone then.
+	Network *os.File
 }
 
 // Usage is what a sandbox has used so far.

@@ -61,16 +61,20 @@ func layoutOf(dir, id string) layout {
 // stateDir is where the launcher mounts a file system in memory.
 func stateDir(dir string) string { return filepath.Join(runDir, treeName(dir)) }
 
-// configuration is how gVisor is to run the sandbox. Whatever is not said here is its default, which for all that could let a guest
+// configuration is how gVisor is to run the sandbox, with a network or with loopback only. Whatever is not said here is its default, which for all that could let a guest
 // reach out (host sockets, raw sockets, devices) is no.
-func configuration(l layout) (*config.Config, error) {
+func configuration(l layout, network bool) (*config.Config, error) {
+	mode := "none"
+	if network {
+		mode = "sandbox"
+	}
 	flags := flag.NewFlagSet("gvisor", flag.ContinueOnError)
 	config.RegisterFlags(flags)
 	err := flags.Parse([]string{
 		"--root=" + l.state,
 		"--shared-root=" + l.shared,
 		"--platform=systrap",
-		"--network=none",
+		"--network=" + mode,
 		"--overlay2=none",
 		// The engine puts the processes into their control group itself.
 		"--ignore-cgroups",
@@ -88,8 +92,9 @@ func configuration(l layout) (*config.Config, error) {
 	return config.NewFromFlags(flags)
 }
 
-// specification describes the sandbox in the words of the Open Container Initiative.
-func specification(l layout, o *order) *specs.Spec {
+// specification describes the sandbox in the words of the Open Container Initiative. network is the path of its network namespace, or
+// empty.
+func specification(l layout, o *order, network string) *specs.Spec {
 	s := &specs.Spec{
 		Version:  specs.Version,
 		Hostname: "sandbox",
@@ -109,7 +114,7 @@ func specification(l layout, o *order) *specs.Spec {
 		},
 		Annotations: make(map[string]string),
 		Linux: &specs.Linux{Namespaces: []specs.LinuxNamespace{
-			{Type: specs.PIDNamespace}, {Type: specs.NetworkNamespace}, {Type: specs.IPCNamespace}, {Type: specs.UTSNamespace}, {Type: specs.MountNamespace},
+			{Type: specs.PIDNamespace}, {Type: specs.NetworkNamespace, Path: network}, {Type: specs.IPCNamespace}, {Type: specs.UTSNamespace}, {Type: specs.MountNamespace},
 		}},
 	}
 	addTmp(s, l, o)

@@ -401,7 +401,7 @@ func (e *Engine) validate(s sandbox.Spec) error {
 	refuse(!isThere(s.Root), "the root %q is no absolute path of something that exists", s.Root)
 	refuse(len(s.Args) == 0, "there is nothing to run")
 	refuse(s.Limits.MemoryBytes <= 0 || s.Limits.TmpBytes <= 0 || s.Limits.CPUs < 0, "the limits %+v are out of range", s.Limits)
-	refuse(len(s.Files) > maxFiles, "%d files are more than %d", len(s.Files), maxFiles)
+	refuse(len(s.Files) >= maxFiles, "%d files are more than %d", len(s.Files), maxFiles-1) // the network's comes with them
 	for d := range s.Files {
 		refuse(d < 3 || d >= maxOpenFiles, "a file cannot be the descriptor %d", d)
 	}

@@ -243,11 +243,11 @@ func (l *launcher) start(ctx context.Context, place layout, m message, files []*
 	defer close(done)
 	watch.Go(func() { killLate(ctx, place.state, done) })
 
-	conf, err := configuration(place)
+	conf, err := configuration(place, m.Start.Network)
 	if err != nil {
 		return nil, err
 	}
-	spec := specification(place, m.Start)
+	spec := specification(place, m.Start, networkPath(m.Start, files))
 	if err := writeBundle(place, spec, flagLines(m.Start, runtime.NumCPU())); err != nil {
 		return nil, err
 	}
@@ -283,6 +283,14 @@ func (l *launcher) guestFiles(o *order, files []*os.File) map[int]*os.File {
 		guest[d] = files[i]
 	}
 	return guest
+}
+
+// networkPath is where this process finds the sandbox's network namespace, or empty.
+func networkPath(o *order, files []*os.File) string {
+	if !o.Network {
+		return ""
+	}
+	return fmt.Sprintf("/proc/self/fd/%d", files[len(o.Descriptors)].Fd())
 }
 
 // killLate kills, once ctx has ended, the processes of a sandbox that is being created, until done is closed. gVisor waits for them

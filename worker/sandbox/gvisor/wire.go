@@ -62,6 +62,8 @@ type order struct {
 	Limits    sandbox.Limits
 	// Descriptors are the guest's numbers of the files that come with the message, in their order.
 	Descriptors []int
+	// Network says that one more file comes after those, the sandbox's network namespace.
+	Network bool `json:",omitempty"`
 }
 
 func newOrder(s sandbox.Spec) (*order, []*os.File) {
@@ -70,6 +72,10 @@ func newOrder(s sandbox.Spec) (*order, []*os.File) {
 	files := make([]*os.File, len(o.Descriptors))
 	for i, d := range o.Descriptors {
 		files[i] = s.Files[d]
+	}
+	if s.Network != nil {
+		o.Network = true
+		files = append(files, s.Network)
 	}
 	return o, files
 }
