@@ -25,6 +25,8 @@ var only = map[string][]string{
 	"github.com/aws/smithy-go":      {"examples/run"},
 	"github.com/aws/aws-lambda-go":  {"examples/go", "bench"},
 	"github.com/google/uuid":        {"frontend", "cmd/kiln", "control"},
+	"github.com/google/nftables":    {"worker/network", "kilntest"},
+	"github.com/vishvananda":        {"worker/network", "kilntest"},
 	"kiln/cmd":                      {},
 	"kiln/frontend":                 {"cmd/kiln", "frontend"},
 	"kiln/worker/sandbox/gvisor":    {"cmd/kiln"},
@@ -34,9 +36,10 @@ var only = map[string][]string{
 
 // nouns are packages that import the standard library and the packages named, and nothing else.
 var nouns = map[string][]string{
-	".":           {},
-	"fleet":       {"kiln"},
-	"worker/wire": {},
+	".":             {},
+	"fleet":         {"kiln"},
+	"worker/wire":   {},
+	"worker/tunnel": {},
 }
 
 type goFile struct {
