@@ -12,6 +12,8 @@ import (
 type Caller struct {
 	Account     kiln.AccountID
 	AccessKeyID string
+	// Role is the ARN of the execution role that the caller has, or "" if it acts as the account itself.
+	Role string
 }
 
 // Enforced is an input member that a handler honours.

@@ -120,6 +120,7 @@ type Server struct {
 	origins  *http.CrossOriginProtection
 	bodies   *semaphore.Weighted
 	flight   *flight
+	inner    *handover
 }
 
 // New returns a server, which serves nothing until Run. It returns what Validate finds, and an error for two handlers of one
@@ -136,6 +137,7 @@ func New(cfg Config) (*Server, error) {
 		handlers: make(map[*api.Operation]api.Handler, len(cfg.Handlers)),
 		origins:  http.NewCrossOriginProtection(),
 		flight:   newFlight(),
+		inner:    newHandover(),
 		bodies:   semaphore.NewWeighted(cfg.MaxBodyMemory),
 	}
 	for _, h := range cfg.Handlers {
@@ -154,35 +156,61 @@ func (s *Server) Run(ctx context.Context) error {
 	// Requests in flight outlive ctx, until they are done or DrainTimeout is over.
 	base, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
-	conns := newConnections(s.cfg.Listener, s.cfg.MaxConnections)
-	srv := s.httpServer(base, conns)
-	served := make(chan error, 1) // one value, so that Serve's goroutine never waits
-	go func() { served <- srv.Serve(conns) }()
-
+	doors := []door{s.door(base, s.cfg.Listener), s.door(base, s.inner)}
+	served := make(chan error, len(doors)) // one value from each, so that no goroutine waits
+	for _, d := range doors {
+		go func() { served <- d.srv.Serve(d.conns) }()
+	}
 	var err error
+	left := len(doors)
 	select {
 	case failed := <-served:
+		left--
 		err = fmt.Errorf("serve %s: %w", s.cfg.Listener.Addr(), failed)
 	case <-ctx.Done():
-		err = s.drain(base, srv, conns)
-		<-served // it only says that the listener was closed
+		err = s.drain(base, doors)
 	}
 	cancel()
-	err = errors.Join(err, srv.Close())
-	conns.Wait()
+	for _, d := range doors {
+		err = errors.Join(err, d.conns.Close(), d.srv.Close())
+	}
+	for range left {
+		<-served // it only says that the listener was closed
+	}
+	for _, d := range doors {
+		d.conns.Wait()
+	}
 	return err
 }
+
+// door is a way in.
+type door struct {
+	srv   *http.Server
+	conns *connections
+}
+
+func (s *Server) door(base context.Context, l net.Listener) door {
+	conns := newConnections(l, s.cfg.MaxConnections)
+	return door{s.httpServer(base, conns), conns}
+}
+
+// Take serves a connection that somebody else has accepted, as those of the listener. It does not wait. A server that does not serve, or
+// not that many at a time, closes the connection.
+func (s *Server) Take(conn net.Conn) { s.inner.give(conn) }
 
 // abandonTime is how long requests may take to answer once what they waited for has been ended.
 const abandonTime = 5 * time.Second
 
 // drain returns when the requests in flight are done, or an error after DrainTimeout.
-func (s *Server) drain(ctx context.Context, srv *http.Server, conns *connections) error {
+func (s *Server) drain(ctx context.Context, doors []door) error {
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.DrainTimeout)
 	defer cancel()
 	s.flight.drain()
-	srv.SetKeepAlivesEnabled(false)
-	err := conns.Close()
+	var err error
+	for _, d := range doors {
+		d.srv.SetKeepAlivesEnabled(false)
+		err = errors.Join(err, d.conns.Close())
+	}
 	// An http.Server that is told to shut down drops requests that it has not read. Until then they get an answer.
 	select {
 	case <-s.flight.empty:
@@ -195,7 +223,10 @@ func (s *Server) drain(ctx context.Context, srv *http.Server, conns *connections
 		ctx, stop = context.WithTimeout(context.WithoutCancel(ctx), abandonTime)
 		defer stop()
 	}
-	if err := errors.Join(err, srv.Shutdown(ctx)); err != nil {
+	for _, d := range doors {
+		err = errors.Join(err, d.srv.Shutdown(ctx))
+	}
+	if err != nil {
 		return fmt.Errorf("drain %s: %w", s.cfg.Listener.Addr(), err)
 	}
 	return nil

@@ -136,7 +136,7 @@ func (s *Server) authenticate(r *http.Request) (identify func(body []byte) (api.
 	}
 	return func(body []byte) (api.Caller, error) {
 		id, err := signature.Verify(body)
-		return api.Caller{Account: id.Account, AccessKeyID: id.AccessKeyID}, err
+		return api.Caller{Account: id.Account, AccessKeyID: id.AccessKeyID, Role: id.Role}, err
 	}, nil
 }
 

@@ -98,7 +98,8 @@ func (n *Node) Restart() {
 	if n.cmd != nil {
 		n.t.Fatal("the node is running already")
 	}
-	args := append([]string{"serve", "--listen", "127.0.0.1:0", "--data", n.Dir, "--region", Region}, n.args...)
+	// Only what is about the network needs a machine that has one.
+	args := append([]string{"serve", "--listen", "127.0.0.1:0", "--data", n.Dir, "--region", Region, "--egress", "none"}, n.args...)
 	cmd := exec.Command(Binary(n.t), args...)
 	cmd.Env = append(os.Environ(), "KILN_ACCOUNT_ID="+Account, "KILN_ACCESS_KEY_ID="+AccessKey, "KILN_SECRET_ACCESS_KEY="+Secret)
 	n.out = newTranscript()
@@ -161,7 +162,7 @@ func (n *Node) IsAncestor(pid int) bool {
 func (n *Node) Second(ctx context.Context) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
-	out, err := exec.CommandContext(ctx, Binary(n.t), "serve", "--listen", "127.0.0.1:0", "--data", n.Dir).CombinedOutput()
+	out, err := exec.CommandContext(ctx, Binary(n.t), "serve", "--listen", "127.0.0.1:0", "--egress", "none", "--data", n.Dir).CombinedOutput()
 	return string(out), err
 }
 

@@ -162,6 +162,7 @@ def handler(event, context):
 }
 
 func TestTheSandboxShowsNothingOfTheHost(t *testing.T) {
+	kilntest.Internet(t)
 	n := kilntest.Start(t)
 	canary := "canary-" + t.Name()
 	t.Setenv("KILN_TEST_CANARY", canary)

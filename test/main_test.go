@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"errors"
+	"os"
 	"strings"
 	"testing"
 
@@ -15,6 +16,9 @@ import (
 
 	"kiln/kilntest"
 )
+
+// TestMain runs the tests in a network of their own.
+func TestMain(m *testing.M) { os.Exit(kilntest.Main(m)) }
 
 // python is a deployment package with index.py.
 func python(t testing.TB, source string) []byte {

@@ -9,6 +9,7 @@ import (
 
 	"kiln"
 	"kiln/worker/environment"
+	"kiln/worker/identity"
 	"kiln/worker/runtime"
 	"kiln/worker/sandbox"
 )
@@ -44,7 +45,11 @@ type Host struct {
 	Code     Code
 	Spares   Spares
 	Logs     Logs
-	Log      *slog.Logger
+	// Identity issues the credentials that functions have, for as long as their environments live.
+	Identity *identity.Issuer
+	// API takes the connections that functions open to AWS's API.
+	API environment.API
+	Log *slog.Logger
 }
 
 // Spares are sandboxes that were booted ahead.
@@ -74,11 +79,12 @@ func (h *Host) Prepare(ctx context.Context, v *kiln.Version) (environment.Config
 	if err != nil {
 		return environment.Config{}, nil, err
 	}
+	credentials, revoke := h.Identity.Issue(identity.Role{Account: v.Account, ARN: v.Role}, time.Now())
 	spec := rt.Sandbox(h.Root, code, opt)
 	spec.ID = newID()
 	spec.Limits = limits(v)
 	cfg := environment.Config{
-		Engine: h.Engine, Version: v, InitCPUs: initCPUs,
+		Engine: h.Engine, Version: v, InitCPUs: initCPUs, API: h.API, Until: credentials.Expires.Add(-kiln.MaxTimeout),
 		Sink: func(lines []byte) { h.Logs.Write(v.Account, v.Function, lines) }, Log: h.Log,
 	}
 	if s, of, ok := h.takeSpare(rt, v); ok {
@@ -87,8 +93,8 @@ func (h *Host) Prepare(ctx context.Context, v *kiln.Version) (environment.Config
 		cfg.Handover = environment.Handover{Mounts: handed(code, opt), Adopt: rt.Adopts(v, of)}
 	}
 	cfg.Sandbox = spec
-	cfg.Process = rt.Process(v, h.Region, stream(spec.ID, v, time.Now()))
-	return cfg, release, nil
+	cfg.Process = rt.Process(v, h.Region, stream(spec.ID, v, time.Now()), credentials)
+	return cfg, func() { revoke(); release() }, nil
 }
 
 // handed are the directories that a sandbox which was booted ahead is to show; opt may be "".
@@ -129,7 +135,7 @@ func (h *Host) BootSpare(ctx context.Context, c runtime.Class) (*environment.Spa
 	spec.Limits = sandbox.Limits{
 		MemoryBytes: int64(c.MemoryMB) << 20, CPUs: max(1, float64(c.MemoryMB)/processorMB), TmpBytes: runtime.SpareTmpMB << 20,
 	}
-	return environment.Boot(ctx, environment.SpareConfig{Engine: h.Engine, Sandbox: spec, Process: process})
+	return environment.Boot(ctx, environment.SpareConfig{Engine: h.Engine, Sandbox: spec, Process: process, API: h.API})
 }
 
 // unpack returns the directories of v's code and of its layers, which is "" if it has none.

@@ -8,26 +8,29 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// apiPort is where the Runtime API is served, on the loopback address: the value of AWS_LAMBDA_RUNTIME_API.
-const apiPort = 9001
+// The ports on the loopback address where the Runtime API is served (AWS_LAMBDA_RUNTIME_API) and AWS's (AWS_ENDPOINT_URL).
+const (
+	apiPort = 9001
+	awsPort = 9002
+)
 
 // listener accepts blocking connections.
 type listener int
 
-// listen opens the Runtime API's socket. It brings the loopback interface up if it is down, as in a fresh network namespace.
-func listen() (listener, error) {
+// listen opens a socket of an API. It brings the loopback interface up if it is down, as in a fresh network namespace.
+func listen(port int) (listener, error) {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
-		return 0, fmt.Errorf("open socket of the runtime api: %w", err)
+		return 0, fmt.Errorf("open socket of port %d: %w", port, err)
 	}
 	if err := loopbackUp(fd); err != nil {
 		return 0, fmt.Errorf("bring up loopback: %w", err)
 	}
-	if err := unix.Bind(fd, &unix.SockaddrInet4{Port: apiPort, Addr: [4]byte{127, 0, 0, 1}}); err != nil {
-		return 0, fmt.Errorf("bind port %d: %w", apiPort, err)
+	if err := unix.Bind(fd, &unix.SockaddrInet4{Port: port, Addr: [4]byte{127, 0, 0, 1}}); err != nil {
+		return 0, fmt.Errorf("bind port %d: %w", port, err)
 	}
 	if err := unix.Listen(fd, unix.SOMAXCONN); err != nil {
-		return 0, fmt.Errorf("listen on port %d: %w", apiPort, err)
+		return 0, fmt.Errorf("listen on port %d: %w", port, err)
 	}
 	return listener(fd), nil
 }
@@ -48,7 +51,9 @@ func loopbackUp(fd int) error {
 }
 
 // Accept implements runtimeapi.Listener.
-func (l listener) Accept() (io.ReadWriteCloser, error) {
+func (l listener) Accept() (io.ReadWriteCloser, error) { return l.accept() }
+
+func (l listener) accept() (*os.File, error) {
 	for {
 		fd, _, err := unix.Accept4(int(l), unix.SOCK_CLOEXEC)
 		if err == unix.EINTR || err == unix.ECONNABORTED {
@@ -61,6 +66,6 @@ func (l listener) Accept() (io.ReadWriteCloser, error) {
 		if err := unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1); err != nil {
 			return nil, fmt.Errorf("set TCP_NODELAY: %w", err)
 		}
-		return os.NewFile(uintptr(fd), "runtime api connection"), nil
+		return os.NewFile(uintptr(fd), "connection"), nil
 	}
 }

@@ -1,6 +1,7 @@
 // Command kiln-guest is the first process inside a sandbox. It starts the runtime process of one execution environment, with
 // no privilege left, and reports its end; it reaps what that process leaves behind; and for a runtime that speaks HTTP it
-// serves the Runtime API. Package wire describes the two sockets that it is given.
+// serves the Runtime API. It accepts the function's connections to AWS's API and hands them to the worker. Package wire describes the sockets
+// that it is given.
 //
 // A goroutine here blocks in its system calls instead of in Go's poller: inside a sandbox a read that waits is then one system
 // call and one wake-up, and not three and two.
@@ -26,6 +27,7 @@ const (
 	controlFD     = 3
 	invocationsFD = 4
 	logsFD        = 5
+	awsFD         = 6
 )
 
 // heapLimit is where the collector begins to work: with the longest event and the longest answer in memory, little of it is
@@ -46,6 +48,7 @@ func main() {
 // run lives until the control socket ends. The goroutines that it starts block in system calls which nothing can interrupt:
 // they end with the process, which ends the sandbox.
 func run() error {
+	unix.CloseOnExec(awsFD) // nothing happens if there is none
 	for fd := controlFD; fd <= logsFD; fd++ {
 		unix.CloseOnExec(fd)
 		if err := unix.SetNonblock(fd, false); err != nil {
@@ -87,6 +90,8 @@ type guest struct {
 	prepared int // +checklocks:mu
 	// pid is the process whose end is to be reported: the one that is prepared, and then the runtime. It is 0 before.
 	pid int // +checklocks:mu
+	// aws says that connections to AWS's API are accepted.
+	aws bool // +checklocks:mu
 	// api is nil while none is served, and for a runtime that speaks to the worker itself.
 	api *runtimeapi.Server // +checklocks:mu
 }
@@ -132,6 +137,9 @@ func (g *guest) prepare(order wire.Header) error {
 	defer g.mu.Unlock()
 	said := wire.Header{Type: wire.Prepared}
 	pid, err := g.launch(order)
+	if err == nil && order.API {
+		err = g.serveAWS()
+	}
 	if err != nil {
 		said.Failure = err.Error()
 	}
@@ -157,6 +165,11 @@ func (g *guest) furnish(order wire.Header) error {
 	for _, b := range order.Binds {
 		if err := unix.Mount(b.Source, b.Target, "", unix.MS_BIND, ""); err != nil {
 			return &os.PathError{Op: "mount", Path: b.Target, Err: err}
+		}
+	}
+	if order.API && !g.aws {
+		if err := g.serveAWS(); err != nil {
+			return err
 		}
 	}
 	if !order.Adopt {
@@ -207,7 +220,7 @@ func ended(control io.Reader) error {
 //
 // +checklocks:g.mu
 func (g *guest) serveAPI(maxResponse int) error {
-	l, err := listen()
+	l, err := listen(apiPort)
 	if err != nil {
 		return err
 	}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"kiln/worker/network"
 	"kiln/worker/runtime"
 	"kiln/worker/runtime/guest"
 	"kiln/worker/sandbox/gvisor"
@@ -29,7 +30,7 @@ func doctorCommand() *cobra.Command {
 // doctor prints a line for each finding. The error is that kiln cannot run here.
 func doctor(ctx context.Context, data string) error {
 	findings := gvisor.Check(ctx, gvisor.Config{Dir: data})
-	findings = append(findings, findRuntimes(ctx), findGuest())
+	findings = append(findings, findEgress(gvisor.Warning), findRuntimes(ctx), findGuest())
 	w := tabwriter.NewWriter(os.Stdout, 0, 8, 2, ' ', 0)
 	for _, f := range findings {
 		fmt.Fprintf(w, "%s\t%s\t%s\n", f.Severity, f.Name, f.Text)
@@ -52,9 +53,25 @@ func findGuest() gvisor.Finding {
 	return gvisor.Finding{Name: "guest", Text: "built in"}
 }
 
-// refuseUnfit returns in plain words why sandboxes cannot run on this machine, if so.
-func refuseUnfit(data string) error {
-	return fatal(append(gvisor.Requirements(gvisor.Config{Dir: data}), findGuest()))
+// findEgress says whether functions can reach the internet. severity is how much it matters if they cannot.
+func findEgress(severity gvisor.Severity) gvisor.Finding {
+	text, err := network.Check()
+	switch {
+	case err != nil:
+		return gvisor.Finding{Name: "egress", Severity: severity, Text: strings.ReplaceAll(err.Error(), "\n", "; ") + "; or run with --egress none"}
+	case text != "":
+		return gvisor.Finding{Name: "egress", Severity: gvisor.Warning, Text: text}
+	}
+	return gvisor.Finding{Name: "egress", Text: "the machine can filter and translate what functions send"}
+}
+
+// refuseUnfit returns in plain words why sandboxes cannot run on this machine as o says, if so.
+func refuseUnfit(o options) error {
+	findings := append(gvisor.Requirements(gvisor.Config{Dir: o.data}), findGuest())
+	if o.egress == egressInternet {
+		findings = append(findings, findEgress(gvisor.Fatal))
+	}
+	return fatal(findings)
 }
 
 func fatal(findings []gvisor.Finding) error {

@@ -32,9 +32,12 @@ import (
 	"kiln/worker/artifact"
 	"kiln/worker/bootstrap"
 	"kiln/worker/environment"
+	"kiln/worker/identity"
+	"kiln/worker/network"
 	"kiln/worker/pool"
 	"kiln/worker/runtime"
 	"kiln/worker/runtime/guest"
+	"kiln/worker/sandbox"
 	"kiln/worker/sandbox/gvisor"
 )
 
@@ -105,9 +108,18 @@ func (n *node) layers(ctx context.Context) ([]layer, error) {
 	if err != nil {
 		return nil, err
 	}
-	host, err := n.host(ctx, engine, cache, logs)
+	namespaces, err := n.network()
 	if err != nil {
 		return nil, err
+	}
+	issuer, door := identity.NewIssuer(), new(door)
+	host, err := n.host(ctx, cache, logs)
+	if err != nil {
+		return nil, err
+	}
+	host.Engine, host.Identity, host.API = sandbox.Engine(engine), issuer, door
+	if namespaces != nil {
+		host.Engine = network.NewEngine(engine, namespaces)
 	}
 	memory := worker.NewMemory(n.memory())
 	spares := pool.New(pool.Config[*environment.Spare]{
@@ -126,15 +138,21 @@ func (n *node) layers(ctx context.Context) ([]layer, error) {
 	control := deploy.New(deploy.Config{Store: n.store, Blobs: n.blobs, Region: kiln.Region(n.region), CodeURL: urls.URL, Log: n.log})
 	invoker := invoker{&invoke.Service{Resolver: view, Limiter: admission.NewLimiter(kiln.DefaultConcurrency), Runner: assigner}}
 	server, err := frontend.New(frontend.Config{
-		Listener: n.listener, Handlers: handlers(control, kiln.Region(n.region), invoker), Verifier: n.verifier(view),
+		Listener: n.listener, Handlers: handlers(control, kiln.Region(n.region), invoker), Verifier: n.verifier(view, issuer),
 		Account: n.key.Account, Code: n.blobs, CodeURL: urls, Abandon: workers.Abandon, DrainTimeout: n.drain, Log: n.log,
 	})
 	if err != nil {
 		return nil, err
 	}
+	door.server = server
+	networks := layer{"network", func(ctx context.Context) error { <-ctx.Done(); return nil }}
+	if namespaces != nil {
+		networks.run = namespaces.Run
+	}
 	return []layer{
 		{"function logs", logs.Run},
 		{"unpacked code", func(ctx context.Context) error { <-ctx.Done(); return cache.Close() }},
+		networks,
 		{"sandbox engine", engine.Run},
 		{"sandbox pool", spares.Run},
 		{"worker", workers.Run},
@@ -158,8 +176,22 @@ func handlers(control *deploy.Service, region kiln.Region, i frontend.Invoker) [
 	return append(control.Handlers(), frontend.InvokeHandler(region, i))
 }
 
+// network returns what gives sandboxes their way to the internet, or nil if they have none.
+func (n *node) network() (*network.Pool, error) {
+	if n.egress == egressNone {
+		return nil, nil
+	}
+	return network.New(network.Config{Dir: n.data, Allow: n.allowed(), Log: n.log})
+}
+
+// door leads from sandboxes to the frontend, which is made after what makes sandboxes and serves before any is made.
+type door struct{ server *frontend.Server }
+
+// Take implements environment.API.
+func (d *door) Take(conn net.Conn) { d.server.Take(conn) }
+
 // host finds what this machine has to run functions on.
-func (n *node) host(ctx context.Context, engine *gvisor.Engine, cache *artifact.Cache, logs *telemetry.FunctionLogs) (*worker.Host, error) {
+func (n *node) host(ctx context.Context, cache *artifact.Cache, logs *telemetry.FunctionLogs) (*worker.Host, error) {
 	runtimes, err := runtime.Find(ctx, runtime.Options{Path: n.path, Prefixes: n.prefixes()})
 	if err != nil {
 		return nil, err
@@ -173,19 +205,24 @@ func (n *node) host(ctx context.Context, engine *gvisor.Engine, cache *artifact.
 		return nil, err
 	}
 	return &worker.Host{
-		Region: kiln.Region(n.region), Engine: engine, Runtimes: runtimes, Root: root, Code: cache, Logs: logs, Log: n.log,
+		Region: kiln.Region(n.region), Runtimes: runtimes, Root: root, Code: cache, Logs: logs, Log: n.log,
 	}, nil
 }
 
-func (n *node) verifier(view *catalog.View) *sigv4.Verifier {
+func (n *node) verifier(view *catalog.View, issuer *identity.Issuer) *sigv4.Verifier {
 	if n.auth == authNone {
 		return nil
 	}
 	return &sigv4.Verifier{
 		Region: kiln.Region(n.region), Service: "lambda",
 		Secrets: func(_ context.Context, id string) (sigv4.Credential, bool) {
-			k, ok := view.AccessKey(id)
-			return sigv4.Credential{Account: k.Account, Secret: k.Secret}, ok
+			if k, ok := view.AccessKey(id); ok {
+				return sigv4.Credential{Account: k.Account, Secret: k.Secret}, true
+			}
+			c, role, known := issuer.Lookup(id, time.Now())
+			return sigv4.Credential{
+				Account: role.Account, Secret: c.Secret, SessionToken: c.SessionToken, Expired: role.Account == "", Role: role.ARN,
+			}, known
 		},
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -16,6 +17,7 @@ import (
 	"kiln"
 	"kiln/control/account"
 	"kiln/pebblestore"
+	"kiln/worker/network"
 )
 
 // options are what `kiln serve` is told.
@@ -28,6 +30,9 @@ type options struct {
 	logFormat string
 	// runtimes are ID=PREFIX.
 	runtimes []string
+	egress   string
+	// allow are ranges of addresses.
+	allow    []string
 	memoryMB int
 	// poolMB is for sandboxes that wait for functions; negative means a part of memoryMB.
 	poolMB int
@@ -39,6 +44,9 @@ type options struct {
 const (
 	authSigV4 = "sigv4"
 	authNone  = "none"
+
+	egressNone     = "none"
+	egressInternet = "internet"
 )
 
 func serveCommand() *cobra.Command {
@@ -61,7 +69,7 @@ func serveCommand() *cobra.Command {
 			if o.data, err = filepath.Abs(o.data); err != nil {
 				return err
 			}
-			if err := refuseUnfit(o.data); err != nil {
+			if err := refuseUnfit(o); err != nil {
 				return err
 			}
 			err = serve(cmd.Context(), o, o.logger())
@@ -79,6 +87,8 @@ func serveCommand() *cobra.Command {
 	f.StringVar(&o.auth, "auth", authSigV4, "sigv4, or none, which only a loopback address allows")
 	f.StringVar(&o.logFormat, "log-format", "text", "form of the log on standard error: text or json")
 	f.StringArrayVar(&o.runtimes, "runtime", nil, "add a runtime: `ID=PREFIX`, the interpreter being below PREFIX/bin; may be repeated")
+	f.StringVar(&o.egress, "egress", egressInternet, "what functions reach: internet, or none; AWS's API, which the node serves, in either case")
+	f.StringArrayVar(&o.allow, "egress-allow", nil, "let functions reach a private range too, such as 10.1.0.0/16: `CIDR`; may be repeated")
 	f.IntVar(&o.memoryMB, "memory", 0, "memory for execution environments in MB; 0 means four fifths of the machine's")
 	f.IntVar(&o.poolMB, "pool", -1, "memory in MB, of --memory, for sandboxes that wait for functions as long as functions leave it; negative means an eighth")
 	f.DurationVar(&o.drain, "drain", 30*time.Second, "how long invocations that run at SIGTERM may take")
@@ -110,12 +120,43 @@ func (o *options) validate() error {
 	if o.memoryMB < 0 {
 		faults = append(faults, fmt.Errorf("--memory %d: want a number of MB", o.memoryMB))
 	}
+	if o.egress != egressNone && o.egress != egressInternet {
+		faults = append(faults, fmt.Errorf("--egress %s: want internet or none", o.egress))
+	}
+	faults = append(faults, o.validateAllow()...)
 	for _, r := range o.runtimes {
 		if id, prefix, ok := strings.Cut(r, "="); !ok || id == "" || !filepath.IsAbs(prefix) {
 			faults = append(faults, fmt.Errorf("--runtime %s: want ID=PREFIX with an absolute path", r))
 		}
 	}
 	return errors.Join(faults...)
+}
+
+func (o *options) validateAllow() []error {
+	var faults []error
+	if o.egress == egressNone && len(o.allow) > 0 {
+		faults = append(faults, errors.New("--egress-allow: nothing is reached with --egress none"))
+	}
+	for _, a := range o.allow {
+		if _, err := netip.ParsePrefix(a); err != nil {
+			faults = append(faults, fmt.Errorf("--egress-allow %s: want a range such as 10.1.0.0/16", a))
+		}
+	}
+	if err := network.ValidateAllow(o.allowed()); err != nil {
+		faults = append(faults, fmt.Errorf("--egress-allow: %w", err))
+	}
+	return faults
+}
+
+// allowed are the private ranges that functions may reach.
+func (o *options) allowed() []netip.Prefix {
+	var all []netip.Prefix
+	for _, a := range o.allow {
+		if p, err := netip.ParsePrefix(a); err == nil { // validated
+			all = append(all, p)
+		}
+	}
+	return all
 }
 
 // prefixes are the runtimes by hand, by identifier.

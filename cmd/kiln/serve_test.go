@@ -7,7 +7,7 @@ import (
 )
 
 func TestFlagsAreRefusedInPlainWords(t *testing.T) {
-	good := options{listen: "127.0.0.1:9600", auth: authSigV4, logFormat: "text", drain: time.Second}
+	good := options{listen: "127.0.0.1:9600", auth: authSigV4, logFormat: "text", drain: time.Second, egress: egressInternet}
 	if err := good.validate(); err != nil {
 		t.Fatal(err)
 	}
@@ -24,6 +24,13 @@ func TestFlagsAreRefusedInPlainWords(t *testing.T) {
 		"drain":             {func(o *options) { o.drain = 0 }, "--drain"},
 		"memory":            {func(o *options) { o.memoryMB = -1 }, "--memory"},
 		"runtime":           {func(o *options) { o.runtimes = []string{"python3.13"} }, "--runtime"},
+		"egress":            {func(o *options) { o.egress = "lan" }, "--egress"},
+		"no range":          {func(o *options) { o.allow = []string{"10.1"} }, "--egress-allow 10.1"},
+		"IPv6":              {func(o *options) { o.allow = []string{"fd00::/8"} }, "no IPv6"},
+		"not private":       {func(o *options) { o.allow = []string{"169.254.169.254/32"} }, "want a part of one of"},
+		"more than private": {func(o *options) { o.allow = []string{"0.0.0.0/0"} }, "want a part of one of"},
+		"within a range":    {func(o *options) { o.allow = []string{"10.1.2.3/16"} }, "10.1.0.0/16"},
+		"allowed and none":  {func(o *options) { o.egress, o.allow = egressNone, []string{"10.1.0.0/16"} }, "--egress none"},
 		"relative prefix":   {func(o *options) { o.runtimes = []string{"python3.13=usr"} }, "--runtime"},
 	} {
 		o := good

@@ -13,6 +13,8 @@ const (
 	IncompleteSignature Code = "IncompleteSignatureException"
 	// UnrecognizedClient is an access key or session token that does not exist.
 	UnrecognizedClient Code = "UnrecognizedClientException"
+	// ExpiredToken is a session token that was good once.
+	ExpiredToken Code = "ExpiredTokenException"
 	// InvalidSignature is a signature that does not match, is out of its scope, or is not valid at this time.
 	InvalidSignature Code = "InvalidSignatureException"
 )

@@ -45,12 +45,18 @@ type Credential struct {
 	// SessionToken is the token that every request with a temporary key must carry; "" for a long-term key, whose requests
 	// must carry none.
 	SessionToken string
+	// Expired says that the key was valid once, and no longer is.
+	Expired bool
+	// Role is the ARN of the role that a temporary key stands for; "" for a long-term key.
+	Role string
 }
 
 // Identity is who signed a request.
 type Identity struct {
 	Account     kiln.AccountID
 	AccessKeyID string
+	// Role is that of the credential.
+	Role string
 }
 
 // Verifier verifies requests to one service in one region. It is safe for concurrent use once its fields are set.
@@ -89,6 +95,9 @@ func (v *Verifier) Read(r *http.Request) (*Signature, error) {
 	if !ok || !equal(cred.SessionToken, c.token) {
 		return nil, refuse(UnrecognizedClient, "The security token included in the request is invalid.")
 	}
+	if cred.Expired {
+		return nil, refuse(ExpiredToken, "The security token included in the request is expired")
+	}
 	return &Signature{r, c, cred}, nil
 }
 
@@ -103,7 +112,7 @@ func (s *Signature) Verify(body []byte) (Identity, error) {
 	if !equal(c.sign(s.cred.Secret, c.canonicalRequest(s.request, payload)), c.signature) {
 		return Identity{}, mismatch()
 	}
-	return Identity{Account: s.cred.Account, AccessKeyID: c.accessKeyID}, nil
+	return Identity{Account: s.cred.Account, AccessKeyID: c.accessKeyID, Role: s.cred.Role}, nil
 }
 
 func (v *Verifier) now() time.Time {

@@ -28,6 +28,8 @@ const (
 	keyID   = "AKIDEXAMPLE"
 	secret  = "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY"
 	tempID  = "ASIATEMPORARY"
+	endedID = "ASIAENDED"
+	role    = "arn:aws:iam::123456789012:role/r"
 	token   = "FwoGZXIvYXdzEXAMPLE=="
 	account = kiln.AccountID("123456789012")
 )
@@ -44,7 +46,9 @@ func newVerifier() *Verifier {
 			case keyID:
 				return Credential{Account: account, Secret: secret}, true
 			case tempID:
-				return Credential{Account: account, Secret: secret, SessionToken: token}, true
+				return Credential{Account: account, Secret: secret, SessionToken: token, Role: role}, true
+			case endedID:
+				return Credential{Secret: secret, SessionToken: token, Expired: true}, true
 			}
 			return Credential{}, false
 		},
@@ -232,6 +236,10 @@ func TestRefusals(t *testing.T) {
 		{"token of another", other(aws.Credentials{AccessKeyID: tempID, SecretAccessKey: secret, SessionToken: "x"}), edit{}, UnrecognizedClient, "The security token"},
 		{"token for a long-term key", other(aws.Credentials{AccessKeyID: keyID, SecretAccessKey: secret, SessionToken: token}), edit{}, UnrecognizedClient, "The security token"},
 		{"temporary key without token", other(aws.Credentials{AccessKeyID: tempID, SecretAccessKey: secret}), edit{}, UnrecognizedClient, "The security token"},
+		{"key that has ended", other(aws.Credentials{AccessKeyID: endedID, SecretAccessKey: secret, SessionToken: token}), edit{}, ExpiredToken,
+			"The security token included in the request is expired"},
+		{"key that has ended with another's token", other(aws.Credentials{AccessKeyID: endedID, SecretAccessKey: secret, SessionToken: "x"}), edit{},
+			UnrecognizedClient, "The security token included in the request is invalid."},
 		{"absolute form", good, edit{"POST /", "POST http://127.0.0.1:9600/"}, IncompleteSignature, "The request line must name a path."},
 		{"malformed query", good, edit{" HTTP/1.1", "?a=%zz HTTP/1.1"}, IncompleteSignature, "Malformed query-string parameter."},
 		{"semicolon in query", good, edit{" HTTP/1.1", "?a=1;b=2 HTTP/1.1"}, IncompleteSignature, "Malformed query-string parameter."},
@@ -288,6 +296,32 @@ func TestEdgesOfTimeAreAccepted(t *testing.T) {
 				t.Fatal(err)
 			}
 		})
+	}
+}
+
+func TestATemporaryKeyIsItsRoles(t *testing.T) {
+	temporary := aws.Credentials{AccessKeyID: tempID, SecretAccessKey: secret, SessionToken: token}
+	r := calls["query"].request(t)
+	q := r.URL.Query()
+	q.Set("X-Amz-Expires", "60")
+	r.URL.RawQuery = q.Encode()
+	signed, _, err := v4.NewSigner().PresignHTTP(t.Context(), temporary, r, hash(""), "lambda", "us-east-1", epoch)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r.URL, err = url.Parse(signed); err != nil {
+		t.Fatal(err)
+	}
+	want := Identity{Account: account, AccessKeyID: tempID, Role: role}
+	presigned := wire(t, r)
+	for form, raw := range map[string][]byte{"header": calls["get"].signed(t, temporary, epoch), "presigned": presigned} {
+		if id, _, _, err := verify(newVerifier(), raw); err != nil || id != want {
+			t.Errorf("%s: got %v, %v", form, id, err)
+		}
+	}
+	other := bytes.Replace(presigned, []byte("X-Amz-Security-Token=F"), []byte("X-Amz-Security-Token=G"), 1)
+	if _, _, _, err := verify(newVerifier(), other); err == nil || bytes.Equal(other, presigned) {
+		t.Errorf("another token is accepted: %v", err)
 	}
 }
 

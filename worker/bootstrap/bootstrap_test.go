@@ -22,6 +22,7 @@ import (
 
 	"kiln"
 	"kiln/worker/bootstrap"
+	"kiln/worker/identity"
 	"kiln/worker/runtime"
 	"kiln/worker/wire"
 )
@@ -126,7 +127,7 @@ func start(t testing.TB, c config) *process {
 		t.Skip("the interpreter is started anew for it")
 	}
 	v.Environment = nil // added below
-	h := rt.Process(v, "us-east-1", "stream")
+	h := rt.Process(v, "us-east-1", "stream", identity.Credentials{})
 	args := slices.Clone(h.Args)
 	programs := t.TempDir()
 	if err := os.CopyFS(programs, bootstrap.Files); err != nil {

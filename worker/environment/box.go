@@ -42,6 +42,7 @@ type box struct {
 	invocations net.Conn
 	reader      *bufio.Reader
 	logs        *capture
+	api         *apiLine
 
 	// words are what the guest says on the control line until its runtime runs. There is room for all that it may say.
 	words chan wire.Header
@@ -57,24 +58,28 @@ type box struct {
 }
 
 // guestEnds are the descriptors that go into the sandbox.
-type guestEnds struct{ control, invocations, logs *os.File }
+type guestEnds struct{ control, invocations, logs, api *os.File }
 
 func (g guestEnds) files() map[int]*os.File {
-	return map[int]*os.File{3: g.control, 4: g.invocations, 5: g.logs}
+	files := map[int]*os.File{3: g.control, 4: g.invocations, 5: g.logs}
+	if g.api != nil {
+		files[6] = g.api
+	}
+	return files
 }
 
 func (g guestEnds) close() {
-	for _, f := range []*os.File{g.control, g.invocations, g.logs} {
+	for _, f := range []*os.File{g.control, g.invocations, g.logs, g.api} {
 		if f != nil {
 			f.Close()
 		}
 	}
 }
 
-// newBox starts a sandbox and returns when its guest runs.
-func newBox(ctx context.Context, engine sandbox.Engine, spec sandbox.Spec) (_ *box, err error) {
+// newBox starts a sandbox and returns when its guest runs. api may be nil.
+func newBox(ctx context.Context, engine sandbox.Engine, spec sandbox.Spec, api API) (_ *box, err error) {
 	b := &box{exited: make(chan struct{}), words: make(chan wire.Header, len(guestWords))}
-	guest, err := b.open()
+	guest, err := b.open(api)
 	defer guest.close()
 	if err != nil {
 		return nil, errors.Join(err, b.closeLines())
@@ -92,8 +97,8 @@ func newBox(ctx context.Context, engine sandbox.Engine, spec sandbox.Spec) (_ *b
 	return b, nil
 }
 
-// open makes the three lines and returns their guest ends.
-func (b *box) open() (g guestEnds, err error) {
+// open makes the lines and returns their guest ends.
+func (b *box) open(api API) (g guestEnds, err error) {
 	if b.control, g.control, err = socketpair("control"); err != nil {
 		return g, err
 	}
@@ -109,7 +114,11 @@ func (b *box) open() (g guestEnds, err error) {
 	if b.logs, err = newCapture(r); err != nil {
 		return g, errors.Join(fmt.Errorf("open log pipe: %w", err), r.Close())
 	}
-	return g, nil
+	if api == nil {
+		return g, nil
+	}
+	b.api, g.api, err = openAPI(api)
+	return g, err
 }
 
 func socketpair(name string) (net.Conn, *os.File, error) {
@@ -140,6 +149,9 @@ func (b *box) launch(ctx context.Context, start wire.Header, sink LogSink) (*fai
 	}
 	readCtx, cancel := context.WithCancel(context.WithoutCancel(ctx)) // ends with the box
 	b.stopReaders = cancel
+	if b.api != nil {
+		b.readers.Go(b.api.serve)
+	}
 	b.readers.Go(func() { b.logs.run(readCtx) })
 	return nil, nil
 }
@@ -159,17 +171,26 @@ func (b *box) expect(ctx context.Context, t wire.Type) (wire.Header, error) {
 	defer limit.Stop()
 	select {
 	case h := <-b.words:
-		if h.Type != t {
-			return h, fmt.Errorf("guest said %q where %q was due", h.Type, t)
-		}
-		return h, nil
+		return h, due(h, t)
 	case <-b.exited:
-		return wire.Header{}, fmt.Errorf("guest ended before it said %q: %s", t, b.status)
+		select {
+		case h := <-b.words: // said before
+			return h, due(h, t)
+		default:
+			return wire.Header{}, fmt.Errorf("guest ended before it said %q: %s", t, b.status)
+		}
 	case <-limit.C:
 		return wire.Header{}, fmt.Errorf("guest has not said %q within %v", t, guestTimeout)
 	case <-ctx.Done():
 		return wire.Header{}, ctx.Err()
 	}
+}
+
+func due(h wire.Header, t wire.Type) error {
+	if h.Type != t {
+		return fmt.Errorf("guest said %q where %q was due", h.Type, t)
+	}
+	return nil
 }
 
 // guestWords are what a guest says once each.
@@ -274,6 +295,9 @@ func (b *box) closeLines() error {
 	}
 	if b.logs != nil {
 		errs = append(errs, ignoreClosed(b.logs.pipe.Close()))
+	}
+	if b.api != nil {
+		errs = append(errs, ignoreClosed(b.api.conn.Close()))
 	}
 	return errors.Join(errs...)
 }

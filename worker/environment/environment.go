@@ -36,6 +36,10 @@ type Config struct {
 	InitTimeout time.Duration
 	// FreezeAfter is how long an idle environment keeps running before it is frozen; 0 means DefaultFreezeAfter.
 	FreezeAfter time.Duration
+	// API takes the connections that the function opens to AWS's API. It must be set if Process.API is.
+	API API
+	// Until is when the environment takes its last invocation, because it has something that ends then; zero means that it has not.
+	Until time.Time
 	// Sink takes the log.
 	Sink LogSink
 	Log  *slog.Logger
@@ -145,7 +149,7 @@ func (e *Environment) occupy(ctx context.Context, spec sandbox.Spec) (*failure, 
 		spec.ID = e.cfg.Sandbox.ID
 	}
 	begun := time.Now()
-	b, err := newBox(ctx, e.cfg.Engine, spec)
+	b, err := newBox(ctx, e.cfg.Engine, spec, e.cfg.API)
 	if err != nil {
 		return nil, err
 	}
@@ -190,6 +194,10 @@ func (e *Environment) Invoke(ctx context.Context, inv kiln.Invocation) (res kiln
 	}
 	defer func() { e.turn <- struct{}{} }()
 	e.idle.Stop()
+	if !e.cfg.Until.IsZero() && time.Now().After(e.cfg.Until) {
+		e.advance(Failed)
+		return res, false, fleet.ErrGone
+	}
 	if !e.advance(Assigned) {
 		return res, false, fleet.ErrGone
 	}

@@ -29,8 +29,10 @@ type guest struct {
 	control     net.Conn
 	invocations net.Conn
 	logs        *os.File
-	start       wire.Header
-	begin       wire.Header
+	// api is nil if the environment has no API.
+	api   net.Conn
+	start wire.Header
+	begin wire.Header
 	// die ends the sandbox.
 	die func(error)
 }
@@ -97,6 +99,9 @@ func (e *fakeEngine) Start(_ context.Context, s sandbox.Spec) (sandbox.Sandbox, 
 		return nil, err
 	}
 	g.logs = os.NewFile(uintptr(fd), "logs")
+	if s.Files[6] != nil {
+		g.api = dup(e.t, s.Files[6])
+	}
 	b := &fakeBox{frozen: make(chan bool, 100), cpus: s.Limits.CPUs, done: make(chan struct{}), guest: g}
 	g.die = b.die
 	e.boxes = append(e.boxes, b)
@@ -164,6 +169,9 @@ func (b *fakeBox) die(err error) {
 		b.guest.control.Close()
 		b.guest.invocations.Close()
 		b.guest.logs.Close()
+		if b.guest.api != nil {
+			b.guest.api.Close()
+		}
 		close(b.done)
 	})
 }

@@ -22,6 +22,8 @@ type SpareConfig struct {
 	Sandbox sandbox.Spec
 	// Process is the runtime process to start ahead, nil if a function brings its own.
 	Process *wire.Header
+	// API is as in Config.
+	API API
 }
 
 // Spare is a sandbox that was booted before anybody needed it, with its runtime process started. It belongs to nobody until an
@@ -36,7 +38,7 @@ type Spare struct {
 
 // Boot returns a sandbox whose guest runs and whose runtime process, if it has one, waits for its function.
 func Boot(ctx context.Context, cfg SpareConfig) (*Spare, error) {
-	b, err := newBox(ctx, cfg.Engine, cfg.Sandbox)
+	b, err := newBox(ctx, cfg.Engine, cfg.Sandbox, cfg.API)
 	if err != nil {
 		return nil, err
 	}

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"kiln/worker/network"
 	"kiln/worker/sandbox"
 )
 
@@ -24,8 +25,9 @@ var etc = map[string]string{
 	"group":         fmt.Sprintf("root:x:0:\nsbx_user1051:x:%d:\n", functionGID),
 	"hosts":         "127.0.0.1 localhost\n::1 localhost\n",
 	"nsswitch.conf": "passwd: files\ngroup: files\nhosts: files dns\n",
-	"resolv.conf":   "",
-	"hostname":      "sandbox\n",
+	// The resolver of those sandboxes that have a network.
+	"resolv.conf": "nameserver " + network.ResolverAddr.String() + "\n",
+	"hostname":    "sandbox\n",
 }
 
 // emptyDirs are mount targets and places that programs expect. The dynamic linker never again looks for the directories of

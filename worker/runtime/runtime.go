@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"kiln"
+	"kiln/worker/identity"
 	"kiln/worker/sandbox"
 	"kiln/worker/wire"
 )
@@ -35,6 +36,8 @@ const (
 	slotDir    = "/mnt/slot"
 	guestPath  = "/kiln-guest"
 	apiAddress = "127.0.0.1:9001"
+	// awsURL is where functions find AWS's API.
+	awsURL = "http://127.0.0.1:9002"
 )
 
 // Runtime is what functions with one runtime identifier run on.
@@ -48,10 +51,10 @@ type Runtime struct {
 	rank int
 }
 
-// Process is how the guest starts the runtime process of v. stream is the name of its log stream.
-func (r *Runtime) Process(v *kiln.Version, region kiln.Region, stream string) wire.Header {
+// Process is how the guest starts the runtime process of v. stream is the name of its log stream, c are the credentials of its role.
+func (r *Runtime) Process(v *kiln.Version, region kiln.Region, stream string, c identity.Credentials) wire.Header {
 	h := wire.Header{
-		Args: r.args(v), Env: r.environ(v, region, stream), Dir: taskDir, UID: functionUID, GID: functionGID,
+		API: true, Args: r.args(v), Env: r.environ(v, region, stream, c), Dir: taskDir, UID: functionUID, GID: functionGID,
 		Direct: r.interpreter != "", MaxProcesses: maxProcesses, MaxFiles: maxFiles, MaxResponse: kiln.MaxResponse,
 	}
 	if r.interpreter == "" {
@@ -87,7 +90,7 @@ func (r *Runtime) isNode() bool { return family(r.ID) == "nodejs" }
 // environ returns the variables that AWS defines
 // (https://docs.aws.amazon.com/lambda/latest/dg/configuration-envvars.html), with the function's own over those that it may set.
 // Those that it may not set are refused when it is created.
-func (r *Runtime) environ(v *kiln.Version, region kiln.Region, stream string) []string {
+func (r *Runtime) environ(v *kiln.Version, region kiln.Region, stream string, c identity.Credentials) []string {
 	env := r.defaults()
 	maps.Copy(env, map[string]string{
 		"AWS_REGION":                      string(region),
@@ -99,6 +102,10 @@ func (r *Runtime) environ(v *kiln.Version, region kiln.Region, stream string) []
 		"AWS_LAMBDA_LOG_STREAM_NAME":      stream,
 		"AWS_LAMBDA_INITIALIZATION_TYPE":  "on-demand",
 		"AWS_LAMBDA_RUNTIME_API":          apiAddress,
+		"AWS_ENDPOINT_URL":                awsURL,
+		"AWS_ACCESS_KEY_ID":               c.AccessKeyID,
+		"AWS_SECRET_ACCESS_KEY":           c.Secret,
+		"AWS_SESSION_TOKEN":               c.SessionToken,
 		"_HANDLER":                        v.Handler,
 	})
 	maps.Copy(env, v.Environment)

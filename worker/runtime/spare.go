@@ -41,7 +41,7 @@ func (r *Runtime) Spare(root *Root, c Class) (sandbox.Spec, *wire.Header) {
 	}
 	return spec, &wire.Header{
 		Args: append(r.interpret(c.MemoryMB), "wait"), Env: list(r.defaults()), Dir: "/", UID: functionUID, GID: functionGID,
-		Direct: true, MaxProcesses: maxProcesses, MaxFiles: maxFiles,
+		API: true, Direct: true, MaxProcesses: maxProcesses, MaxFiles: maxFiles,
 	}
 }
 

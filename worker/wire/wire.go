@@ -4,7 +4,7 @@
 // says what the frame is, and the body, opaque bytes. A sender writes a short frame with one write call, because inside a
 // sandbox system calls and wake-ups are what a message costs.
 //
-// Two stream sockets lead into a sandbox:
+// Stream sockets lead into a sandbox:
 //
 // Control (descriptor 3 of the guest) is for the life of the sandbox. The guest says Hello when it runs; the worker sends
 // Start once; the guest answers Started when the runtime process exists, and Exited when it has ended. Before that the worker may
@@ -14,6 +14,9 @@
 // kiln's own bootstraps (Start.Direct) the guest hands this descriptor to the runtime process, as its descriptor 3, and has no
 // part in an invocation; for any other runtime the guest itself speaks here and serves the Runtime API to the process. A process
 // that was prepared says Waiting here before anything else; it gets its function with Begin, or is killed when Start is for another.
+//
+// API (descriptor 6 of the guest, if Start.API is set) carries the connections that the function opens to AWS's API, as package tunnel
+// describes; the guest accepts them.
 //
 // Everything that comes out of a sandbox is hostile: Read bounds both lengths before it allocates.
 package wire
@@ -71,6 +74,8 @@ type Header struct {
 	GID uint32 `json:"gid,omitempty"`
 	// Prepare, Start: give the invocation socket to the runtime process.
 	Direct bool `json:"direct,omitempty"`
+	// Prepare, Start: accept connections to AWS's API.
+	API bool `json:"api,omitempty"`
 	// Start: what to mount before anything else.
 	Binds []Bind `json:"binds,omitempty"`
 	// Start: the prepared process becomes the runtime process. If it is false, a prepared process is killed.
