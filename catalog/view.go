@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"strings"
 	"sync"
+	"time"
 
 	"kiln"
 	"kiln/catalog/ref"
@@ -38,6 +39,8 @@ type View struct {
 
 	mu   sync.RWMutex
 	live *index // +checklocks:mu
+	// newer is closed and replaced when live has changed.
+	newer chan struct{} // +checklocks:mu
 }
 
 // NewView returns an empty View. Run fills it.
@@ -51,7 +54,7 @@ func NewView(cfg ViewConfig) *View {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	return &View{cfg: cfg, synced: make(chan struct{}), live: newIndex()}
+	return &View{cfg: cfg, synced: make(chan struct{}), live: newIndex(), newer: make(chan struct{})}
 }
 
 // Synced is closed when the View has everything that was stored when Run began.
@@ -81,6 +84,7 @@ func (v *View) replace(fresh *index) {
 	v.mu.Lock()
 	old := v.live
 	v.live = fresh
+	v.changed()
 	v.mu.Unlock()
 	v.once.Do(func() { close(v.synced) })
 	before, current := make(map[string]bool), make(map[string]bool)
@@ -103,6 +107,7 @@ func (v *View) replace(fresh *index) {
 func (v *View) update(e Event) {
 	v.mu.Lock()
 	c := v.live.apply(e)
+	v.changed()
 	v.mu.Unlock()
 	v.report(e, c.err)
 	if c.retired != "" {
@@ -117,6 +122,41 @@ func (v *View) update(e Event) {
 func (v *View) report(e Event, err error) {
 	if err != nil {
 		v.cfg.Log.Error("unreadable record in the catalog", "key", e.Key, "err", err)
+	}
+}
+
+// changed tells who waits.
+//
+// +checklocks:v.mu
+func (v *View) changed() {
+	close(v.newer)
+	v.newer = make(chan struct{})
+}
+
+// catchUpTime bounds CatchUp. The watch is milliseconds behind the store, if it is not broken.
+const catchUpTime = time.Second
+
+// CatchUp waits until the View has what is stored of a function now, as somebody must who was told of a change by the store and then
+// finds nothing of it here. It asks the store; without that, or in a second, it gives up.
+func (v *View) CatchUp(ctx context.Context, a kiln.AccountID, f kiln.FunctionName) {
+	ctx, cancel := context.WithTimeout(ctx, catchUpTime)
+	defer cancel()
+	stored, err := v.cfg.Store.Get(ctx, FunctionKey(a, f))
+	if err != nil {
+		return
+	}
+	for {
+		v.mu.RLock()
+		has, newer := v.live.functions[functionID{a, f}].revision, v.newer
+		v.mu.RUnlock()
+		if has >= stored.Revision {
+			return
+		}
+		select {
+		case <-newer:
+		case <-ctx.Done():
+			return
+		}
 	}
 }
 
@@ -155,8 +195,9 @@ type functionID struct {
 }
 
 type function struct {
-	id     string
-	latest *kiln.Version
+	id       string
+	latest   *kiln.Version
+	revision Revision
 }
 
 func newIndex() *index {
@@ -180,7 +221,7 @@ func (x *index) apply(e Event) change {
 	kind, name, _ := strings.Cut(rest, "/")
 	switch kind {
 	case "function":
-		return x.applyFunction(functionID{kiln.AccountID(account), kiln.FunctionName(name)}, e.Value)
+		return x.applyFunction(functionID{kiln.AccountID(account), kiln.FunctionName(name)}, e.Revision, e.Value)
 	case "version":
 		return x.applyVersion(e.Key, e.Value)
 	case "accesskey":
@@ -189,7 +230,7 @@ func (x *index) apply(e Event) change {
 	return change{}
 }
 
-func (x *index) applyFunction(id functionID, value []byte) change {
+func (x *index) applyFunction(id functionID, revision Revision, value []byte) change {
 	old := x.functions[id].latest
 	if value == nil {
 		delete(x.functions, id)
@@ -200,7 +241,7 @@ func (x *index) applyFunction(id functionID, value []byte) change {
 		return change{err: err}
 	}
 	latest := compact(f.Latest)
-	x.functions[functionID{latest.Account, latest.Function}] = function{f.ID, latest}
+	x.functions[functionID{latest.Account, latest.Function}] = function{f.ID, latest, revision}
 	return superseded(old, latest)
 }
 

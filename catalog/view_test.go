@@ -103,6 +103,60 @@ func (s *scenario) wantRetired(want ...string) {
 	s.retired = nil
 }
 
+func TestWhoCatchesUpFindsWhatWasStoredBefore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := catalogtest.NewMemory()
+		put(t, store, catalog.FunctionKey(account, "f"), newFunction("f", "id1", "d1"))
+		view := catalog.NewView(catalog.ViewConfig{Store: store, Region: "us-east-1"})
+		begun := time.Now()
+		if view.CatchUp(t.Context(), account, "f"); time.Since(begun) != time.Second {
+			t.Errorf("without a watch it waited %v", time.Since(begun))
+		}
+		caughtUp := make(chan struct{})
+		go func() { view.CatchUp(t.Context(), account, "f"); close(caughtUp) }()
+		synctest.Wait()
+		select {
+		case <-caughtUp:
+			t.Error("it caught up with nothing")
+		default:
+		}
+		var running sync.WaitGroup
+		running.Go(func() { view.Run(t.Context()) }) // it ends with the test
+		t.Cleanup(running.Wait)
+		<-caughtUp
+		if _, err := view.Resolve(account, "f", ""); err != nil {
+			t.Error(err)
+		}
+		begun = time.Now()
+		if view.CatchUp(t.Context(), account, "missing"); time.Since(begun) != 0 {
+			t.Error("it waited for what is not stored")
+		}
+	})
+}
+
+func TestViewSaysWhatHasBecomeCurrent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var current []string
+		store := catalogtest.NewMemory()
+		put(t, store, catalog.FunctionKey(account, "f"), newFunction("f", "id1", "d1"))
+		view := catalog.NewView(catalog.ViewConfig{Store: store, Region: "us-east-1",
+			Current: func(v *kiln.Version) { current = append(current, v.Deployment) }})
+		var running sync.WaitGroup
+		running.Go(func() { view.Run(t.Context()) }) // it ends with the test
+		t.Cleanup(running.Wait)
+		synctest.Wait()
+		put(t, store, catalog.VersionKey(account, "f", "id1", 1), newVersion("f", "1", "v1"))
+		put(t, store, catalog.FunctionKey(account, "f"), newFunction("f", "id1", "d1")) // the same deployment
+		put(t, store, catalog.FunctionKey(account, "f"), newFunction("f", "id1", "d2"))
+		synctest.Wait()
+		put(t, store, catalog.FunctionKey(account, "f"), nil)
+		synctest.Wait()
+		if want := []string{"d1", "v1", "d2"}; !slices.Equal(current, want) {
+			t.Errorf("current were %q, want %q", current, want)
+		}
+	})
+}
+
 func TestViewFollowsAFunctionThroughItsLife(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newScenario(t, catalogtest.NewMemory())

@@ -13,6 +13,8 @@ import (
 // Resolver finds the version that a qualifier means. An empty qualifier means LatestVersion.
 type Resolver interface {
 	Resolve(a kiln.AccountID, f kiln.FunctionName, q kiln.Qualifier) (*kiln.Version, error)
+	// CatchUp waits, for a second at most, until Resolve knows of every change of a function that has been acknowledged.
+	CatchUp(ctx context.Context, a kiln.AccountID, f kiln.FunctionName)
 }
 
 // Runner runs an invocation of a version in an environment.
@@ -40,7 +42,7 @@ const startAllowance = 2 * time.Minute
 // Invoke runs inv and returns the version that ran it. An invocation that has begun goes on when the caller goes away, as on
 // AWS.
 func (s *Service) Invoke(ctx context.Context, t Target, inv kiln.Invocation) (kiln.Result, *kiln.Version, error) {
-	v, err := s.resolve(t)
+	v, err := s.resolve(ctx, t)
 	if err != nil {
 		return kiln.Result{}, nil, err
 	}
@@ -56,12 +58,23 @@ func (s *Service) Invoke(ctx context.Context, t Target, inv kiln.Invocation) (ki
 }
 
 // Check returns the error that Invoke would return before it runs anything.
-func (s *Service) Check(_ context.Context, t Target) error {
-	_, err := s.resolve(t)
+func (s *Service) Check(ctx context.Context, t Target) error {
+	_, err := s.resolve(ctx, t)
 	return err
 }
 
-func (s *Service) resolve(t Target) (*kiln.Version, error) {
+// resolve refuses what cannot run only when nothing is known that says otherwise: who has just been told that a function is there, or
+// active, is not to be told that it is not.
+func (s *Service) resolve(ctx context.Context, t Target) (*kiln.Version, error) {
+	v, err := s.find(t)
+	if err == nil {
+		return v, nil
+	}
+	s.Resolver.CatchUp(ctx, t.Account, t.Function)
+	return s.find(t)
+}
+
+func (s *Service) find(t Target) (*kiln.Version, error) {
 	v, err := s.Resolver.Resolve(t.Account, t.Function, t.Qualifier)
 	if err != nil {
 		return nil, err

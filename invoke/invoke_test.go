@@ -9,14 +9,22 @@ import (
 	"kiln/invoke/admission"
 )
 
-// resolver knows one version.
-type resolver struct{ v *kiln.Version }
+// resolver knows one version, and another once it has caught up, if there is one.
+type resolver struct {
+	v, newer *kiln.Version
+}
 
-func (r resolver) Resolve(_ kiln.AccountID, f kiln.FunctionName, _ kiln.Qualifier) (*kiln.Version, error) {
+func (r *resolver) Resolve(_ kiln.AccountID, f kiln.FunctionName, _ kiln.Qualifier) (*kiln.Version, error) {
 	if f != r.v.Function {
 		return nil, kiln.Errorf(kiln.ResourceNotFound, "Function not found")
 	}
 	return r.v, nil
+}
+
+func (r *resolver) CatchUp(context.Context, kiln.AccountID, kiln.FunctionName) {
+	if r.newer != nil {
+		r.v = r.newer
+	}
 }
 
 type runner func(context.Context) (kiln.Result, error)
@@ -27,7 +35,7 @@ func (r runner) Invoke(ctx context.Context, _ *kiln.Version, _ kiln.Invocation) 
 
 func service(state kiln.State, run runner) *Service {
 	v := &kiln.Version{Function: "f", State: state}
-	return &Service{Resolver: resolver{v}, Limiter: admission.NewLimiter(1), Runner: run}
+	return &Service{Resolver: &resolver{v: v}, Limiter: admission.NewLimiter(1), Runner: run}
 }
 
 var target = Target{Account: "111111111111", Function: "f"}
@@ -55,6 +63,14 @@ func TestWhatCannotRunIsRefusedBeforeItCostsAnything(t *testing.T) {
 	}
 	if err := service(kiln.StateActive, never).Check(t.Context(), target); err != nil {
 		t.Errorf("a function that could run: %v", err)
+	}
+}
+
+func TestWhoWasToldThatAFunctionIsActiveIsNotRefused(t *testing.T) {
+	s := service(kiln.StatePending, func(context.Context) (kiln.Result, error) { return kiln.Result{}, nil })
+	s.Resolver.(*resolver).newer = &kiln.Version{Function: "f", State: kiln.StateActive}
+	if _, _, err := s.Invoke(t.Context(), target, kiln.Invocation{}); err != nil {
+		t.Error(err)
 	}
 }
 
