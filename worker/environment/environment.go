@@ -203,7 +203,7 @@ func (e *Environment) Invoke(ctx context.Context, inv kiln.Invocation) (res kiln
 	}
 	if err := e.wake(); err != nil {
 		e.advance(Failed)
-		if closedWithin(e.box.Done(), exitGrace) {
+		if errors.Is(err, sandbox.ErrEnded) || closedWithin(e.box.Done(), exitGrace) {
 			err = fleet.ErrGone
 		}
 		return res, false, err

@@ -11,6 +11,9 @@ import (
 // ErrKilledByMemory is wrapped by Exit.Err when the kernel ended the sandbox for exceeding its memory limit.
 var ErrKilledByMemory = errors.New("killed by the memory limit")
 
+// ErrEnded is wrapped by the error of Sandbox.Thaw for a sandbox that has ended, or does so as soon as it runs.
+var ErrEnded = errors.New("sandbox has ended")
+
 // Mount is a host directory or file shown in the sandbox.
 type Mount struct {
 	Source, Target string
@@ -65,6 +68,7 @@ type Exit struct {
 type Sandbox interface {
 	// Freeze stops every process of the sandbox from running until Thaw. Freezing what is frozen does nothing.
 	Freeze() error
+	// Thaw undoes Freeze. The error for a sandbox that ended while it was frozen wraps ErrEnded.
 	Thaw() error
 	// SetCPUs changes Limits.CPUs.
 	SetCPUs(cpus float64) error

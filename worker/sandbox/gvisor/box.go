@@ -1,13 +1,18 @@
 package gvisor
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"os"
+	"slices"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"kiln/worker/sandbox"
 	"kiln/worker/sandbox/cgroup"
@@ -33,6 +38,8 @@ type box struct {
 	// started and ended are closed when the launcher says so, with reason set before; done after that, when nothing is left.
 	started, ended, done chan struct{}
 	reason               string
+	// pids are the processes that it cannot be without, set before started is closed.
+	pids []int
 	// exit, last and left are set before done is closed: how it ended, what it had used, and what could not be removed.
 	exit sandbox.Exit
 	last sandbox.Usage
@@ -50,6 +57,7 @@ type box struct {
 	destroyed bool // +checklocks:mu
 	exhausted bool // +checklocks:mu
 	crowding  bool // +checklocks:mu
+	crippled  bool // +checklocks:mu
 }
 
 var _ sandbox.Sandbox = (*box)(nil)
@@ -153,7 +161,7 @@ func (b *box) kill(why *bool) error {
 func (b *box) doomed() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.destroyed || b.exhausted || b.crowding
+	return b.destroyed || b.exhausted || b.crowding || b.crippled
 }
 
 func (b *box) cause(exhausted bool) error {
@@ -185,7 +193,29 @@ func (b *box) Freeze() error {
 func (b *box) Thaw() error {
 	<-b.freezer
 	defer func() { b.freezer <- struct{}{} }()
-	return b.group.Thaw()
+	if b.doomed() {
+		return fmt.Errorf("thaw sandbox %s: %w", b.id, sandbox.ErrEnded)
+	}
+	if !slices.ContainsFunc(b.pids, isDying) {
+		return b.group.Thaw()
+	}
+	b.mu.Lock()
+	b.crippled = true
+	b.mu.Unlock()
+	return errors.Join(fmt.Errorf("thaw sandbox %s, of which a process was killed: %w", b.id, sandbox.ErrEnded), b.group.Kill())
+}
+
+// isDying reports whether a process, which is frozen, has been killed. In a version 1 freezer that shows in nothing else until it runs
+// again, and then the others of its sandbox run for a moment as if nothing had happened.
+func isDying(pid int) bool {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return true // it has ended
+	}
+	_, rest, _ := bytes.Cut(text, []byte("\nShdPnd:\t"))
+	pending, _, _ := bytes.Cut(rest, []byte("\n"))
+	signals, err := strconv.ParseUint(string(pending), 16, 64)
+	return err == nil && signals&(1<<(unix.SIGKILL-1)) != 0
 }
 
 // SetCPUs implements sandbox.Sandbox.

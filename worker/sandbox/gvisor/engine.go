@@ -252,12 +252,17 @@ func (e *Engine) serve(ctx context.Context) error {
 			close(e.ready)
 		case started:
 			if b := e.box(m.ID); b != nil {
+				b.pids = m.Pids
 				close(b.started)
 			}
 		case crowds:
 			if b := e.box(m.ID); b != nil {
 				e.cfg.Log.Warn("ending the sandbox whose /tmp holds most of a disk that is short", "sandbox", m.ID)
 				e.watchers.Go(func() { _ = b.kill(&b.crowding) }) // watch does it once more, and reports
+			}
+		case cripples:
+			if b := e.box(m.ID); b != nil {
+				e.watchers.Go(func() { _ = b.kill(&b.crippled) }) // as above
 			}
 		case mounted:
 			if b := e.box(m.ID); b != nil {

@@ -219,14 +219,9 @@ func (l *launcher) box(ctx context.Context, m message, files []*os.File) string 
 	l.mu.Lock()
 	l.lives[m.ID].slot = place.slot
 	l.mu.Unlock()
-	_ = l.tell(message{Kind: started, ID: m.ID}) // without an engine ctx ends
-	err = awaitExit(ctx, c.SandboxPid())
-	reason := "stopped"
-	if err == nil {
-		reason = exitReason(c.SandboxPid())
-	} else if ctx.Err() == nil {
-		reason = err.Error()
-	}
+	pids := []int{c.SandboxPid(), c.GoferPid.Load()}
+	_ = l.tell(message{Kind: started, ID: m.ID, Pids: pids}) // without an engine ctx ends
+	reason := l.awaitEnd(ctx, m.ID, pids)
 	if err := errors.Join(l.tree.Group(m.ID).Kill(), c.Destroy()); err != nil {
 		reason += ": " + err.Error()
 	}
@@ -328,6 +323,31 @@ func killStarted(state string) {
 				_ = unix.Kill(pid, unix.SIGKILL) // it is a child that nobody has waited for: it can be killed
 			}
 		}
+	}
+}
+
+// awaitEnd waits until the guest's kernel, the first of those processes, has ended or ctx has, and says why. The kernel would miss the
+// second, which opens its files, only when it opens one: so the engine, who may be freezing it, is asked to end it at once.
+func (l *launcher) awaitEnd(ctx context.Context, id string, pids []int) (reason string) {
+	watched, cancel := context.WithCancel(ctx)
+	crippled := ""
+	var watch sync.WaitGroup
+	watch.Go(func() {
+		if awaitExit(watched, pids[1]) == nil {
+			crippled = "; what opens its files: " + exitReason(pids[1])
+			_ = l.tell(message{Kind: cripples, ID: id}) // without an engine ctx ends
+		}
+	})
+	err := awaitExit(ctx, pids[0])
+	cancel()
+	watch.Wait()
+	switch {
+	case err == nil:
+		return exitReason(pids[0]) + crippled
+	case ctx.Err() != nil:
+		return "stopped"
+	default:
+		return err.Error()
 	}
 }
 

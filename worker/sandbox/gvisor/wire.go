@@ -30,12 +30,14 @@ const (
 	ready kind = "ready"
 	// start asks for a sandbox and carries its files; it is answered by started or ended.
 	start kind = "start"
-	// started says that the first process of the guest has been started.
+	// started says that the first process of the guest has been started, and which processes the sandbox cannot be without.
 	started kind = "started"
 	// stop ends a sandbox, also one that is being started. It is answered by ended if there is such a sandbox.
 	stop kind = "stop"
 	// crowds says that a sandbox holds most of a disk that is short, and asks the engine, who may be freezing it, to end it.
 	crowds kind = "crowds"
+	// cripples says that a sandbox has lost a process without which it is of no use, and asks the engine to end it, too.
+	cripples kind = "cripples"
 	// mount shows Source as Name in the slot of a sandbox. It is answered by mounted, with a reason if that was impossible.
 	mount   kind = "mount"
 	mounted kind = "mounted"
@@ -48,6 +50,7 @@ type message struct {
 	Kind   kind
 	ID     string
 	Start  *order `json:",omitempty"`
+	Pids   []int  `json:",omitempty"`
 	Name   string `json:",omitempty"`
 	Source string `json:",omitempty"`
 	Reason string `json:",omitempty"`
