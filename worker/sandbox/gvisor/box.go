@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"slices"
 	"strconv"
@@ -21,14 +22,16 @@ import (
 // box is a sandbox as the engine sees it: a control group, and what the launcher tells about its processes.
 type box struct {
 	engine *Engine
-	id     string
-	group  *cgroup.Group
+	// line leads to the launcher that it was made for.
+	line  *net.UnixConn
+	id    string
+	group *cgroup.Group
 	// memory is the guest's limit in bytes.
 	memory atomic.Int64
 	// oom becomes readable when the memory limit is met; nil where the kernel then ends the whole group by itself.
 	oom *os.File
 	// baseline is the memory that was charged when the guest's first process was started.
-	baseline int64
+	baseline atomic.Int64
 
 	gaugeMu sync.Mutex
 	gauge   *cgroup.Gauge // +checklocks:gaugeMu nil at the end
@@ -71,7 +74,7 @@ func newBox(e *Engine, s sandbox.Spec) (*box, error) {
 		return nil, err
 	}
 	b := &box{
-		engine: e, id: s.ID, group: group,
+		engine: e, line: e.conn, id: s.ID, group: group,
 		started: make(chan struct{}), ended: make(chan struct{}), done: make(chan struct{}),
 		mounting: make(chan struct{}, 1), mounted: make(chan string, 1), freezer: make(chan struct{}, 1),
 	}
@@ -106,10 +109,17 @@ func (b *box) closeFiles() error {
 	return errors.Join(errs...)
 }
 
+// tell sends a message to the launcher.
+func (b *box) tell(m message, files ...*os.File) error {
+	b.engine.sendMu.Lock()
+	defer b.engine.sendMu.Unlock()
+	return send(b.line, m, files...)
+}
+
 // begin notes what the sandbox uses before its guest does anything.
 func (b *box) begin() error {
 	m, err := b.group.Memory()
-	b.baseline = m.Current - m.Cache
+	b.baseline.Store(m.Current - m.Cache)
 	return err
 }
 
@@ -246,7 +256,7 @@ func (b *box) Mount(ctx context.Context, name, source string) error {
 		return ctx.Err()
 	}
 	// An answer that nobody waited for would be taken for the next one's: after a request without an answer there is no other.
-	if err := b.engine.send(message{Kind: mount, ID: b.id, Name: name, Source: source}); err != nil {
+	if err := b.tell(message{Kind: mount, ID: b.id, Name: name, Source: source}); err != nil {
 		return err
 	}
 	select {
@@ -299,7 +309,7 @@ func (b *box) PeakMemory() (int64, error) {
 func (b *box) measure() (sandbox.Usage, error) {
 	m, memoryErr := b.group.Memory()
 	cpu, cpuErr := b.group.CPU()
-	peak := max(m.Peak, m.Current) - m.Cache - b.baseline
+	peak := max(m.Peak, m.Current) - m.Cache - b.baseline.Load()
 	peak = min(max(peak, 0), b.memory.Load())
 	return sandbox.Usage{PeakMemoryBytes: peak, CPU: cpu}, errors.Join(memoryErr, cpuErr)
 }

@@ -64,19 +64,23 @@ type Engine struct {
 	cfg Config
 	// slots holds a token for every start that is under way.
 	slots chan struct{}
-	// ready is closed when sandboxes can be started, with tree and conn set before; stopped when none can be any longer.
-	ready, stopped chan struct{}
-	tree           *cgroup.Tree
-	conn           *net.UnixConn
+	// stopped is closed when no sandbox can be started any longer.
+	stopped chan struct{}
+	// tree and conn are set before a launcher is ready, and are its own.
+	tree *cgroup.Tree
+	conn *net.UnixConn
 
 	sendMu sync.Mutex // so that messages are sent whole, one after the other
 
 	mu    sync.Mutex
 	boxes map[string]*box // +checklocks:mu
-	// closed means that no box may be added.
-	closed bool // +checklocks:mu
+	// open means that there is a launcher, for which boxes may be added.
+	open bool // +checklocks:mu
+	// ready is closed when open becomes true; there is another when it becomes false.
+	ready chan struct{} // +checklocks:mu
 
-	watchers sync.WaitGroup
+	// starts are those under way with the launcher that there is, watchers what follows its boxes.
+	starts, watchers sync.WaitGroup
 }
 
 var _ sandbox.Engine = (*Engine)(nil)
@@ -113,8 +117,8 @@ func treeName(dir string) string {
 }
 
 // Run removes what a killed predecessor left and then runs the engine until ctx ends. When it returns, every sandbox has ended and
-// nothing is left of any. It fails if another kiln uses the directory, if the machine lacks something, or if the launcher ends. It
-// may be called once.
+// nothing is left of any. A launcher that ends, and all sandboxes with it, is followed by another. It fails if another kiln uses the
+// directory, if the machine lacks something, or if launchers keep ending. It may be called once.
 func (e *Engine) Run(ctx context.Context) (err error) {
 	defer close(e.stopped)
 	for _, dir := range []string{stateDir(e.cfg.Dir), filepath.Join(e.cfg.Dir, "tmp")} {
@@ -132,14 +136,42 @@ func (e *Engine) Run(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, e.sweep(context.WithoutCancel(ctx)), e.tree.Remove()) }()
-	if err := e.sweep(ctx); err != nil {
-		return err
+	var past restarts
+	for {
+		if err := e.sweep(ctx); err != nil {
+			return err
+		}
+		wasReady, err := e.runLauncher(ctx, lock)
+		if err == nil || ctx.Err() != nil || !wasReady && len(past.ends) == 0 {
+			return err
+		}
+		pause, again := past.next(time.Now())
+		if !again {
+			return fmt.Errorf("%d launchers have ended within %v, the last: %w", maxRestarts+1, restartWindow, err)
+		}
+		e.cfg.Log.Error("launcher ended with its sandboxes and is started again", "pause", pause, "err", err)
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// runLauncher runs one launcher until it ends, which it does with an error unless ctx has ended. When it returns no sandbox is left.
+// wasReady says whether sandboxes could be started.
+func (e *Engine) runLauncher(ctx context.Context, lock *os.File) (wasReady bool, err error) {
+	// The one before has removed the tree if it could not tell the engine that it ended.
+	if e.tree, err = cgroup.OpenTree(treeName(e.cfg.Dir)); err != nil {
+		return false, err
 	}
 	cmd, err := e.startLauncher(lock)
 	if err != nil {
-		return err
+		return false, err
 	}
-	return errors.Join(e.serve(ctx), e.endLauncher(cmd))
+	err = e.serve(ctx)
+	wasReady, endErr := e.endLauncher(cmd)
+	return wasReady, errors.Join(err, endErr)
 }
 
 // removeState removes the places where a launcher mounts its state, which is gone with it.
@@ -249,7 +281,7 @@ func (e *Engine) serve(ctx context.Context) error {
 			if err := e.conn.SetReadDeadline(time.Time{}); err != nil {
 				return fmt.Errorf("wait for launcher: %w", err)
 			}
-			close(e.ready)
+			e.opens()
 		case started:
 			if b := e.box(m.ID); b != nil {
 				b.pids = m.Pids
@@ -276,24 +308,41 @@ func (e *Engine) serve(ctx context.Context) error {
 	}
 }
 
-// endLauncher waits for the end of the launcher and of what concerns its sandboxes.
-func (e *Engine) endLauncher(cmd *exec.Cmd) error {
+// opens lets sandboxes be started.
+func (e *Engine) opens() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.open = true
+	close(e.ready)
+}
+
+// closes lets no sandbox be started until there is another launcher. It returns those that there are, and whether any could be started.
+func (e *Engine) closes() (left map[string]*box, wasOpen bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	left, wasOpen = e.boxes, e.open
+	e.boxes, e.open = make(map[string]*box), false
+	if wasOpen {
+		e.ready = make(chan struct{})
+	}
+	return left, wasOpen
+}
+
+// endLauncher waits for the end of the launcher and of all that concerns its sandboxes, and reports whether it was ready before.
+func (e *Engine) endLauncher(cmd *exec.Cmd) (wasReady bool, err error) {
 	killed := time.AfterFunc(endTimeout, func() { cmd.Process.Kill() })
 	defer killed.Stop()
-	err := errors.Join(e.conn.Close(), cmd.Wait())
-	e.mu.Lock()
-	e.closed = true
-	left := e.boxes
-	e.boxes = nil
-	e.mu.Unlock()
+	err = errors.Join(e.conn.Close(), cmd.Wait())
+	left, wasReady := e.closes()
 	for _, b := range left {
 		b.end("launcher ended")
 	}
+	e.starts.Wait()
 	e.watchers.Wait()
 	if err != nil {
-		return fmt.Errorf("end launcher: %w", err)
+		return wasReady, fmt.Errorf("end launcher: %w", err)
 	}
-	return nil
+	return wasReady, nil
 }
 
 func (e *Engine) box(id string) *box {
@@ -302,12 +351,12 @@ func (e *Engine) box(id string) *box {
 	return e.boxes[id]
 }
 
-// add registers a box, unless there is one of its name or the engine has stopped.
+// add registers a box, unless there is one of its name or the launcher has ended.
 func (e *Engine) add(b *box) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.closed {
-		return errStopped
+	if !e.open {
+		return errLauncherEnded
 	}
 	if e.boxes[b.id] != nil {
 		return fmt.Errorf("there is a sandbox %s already", b.id)
@@ -326,13 +375,10 @@ func (e *Engine) remove(id string) *box {
 	return b
 }
 
-func (e *Engine) send(m message, files ...*os.File) error {
-	e.sendMu.Lock()
-	defer e.sendMu.Unlock()
-	return send(e.conn, m, files...)
-}
-
-var errStopped = errors.New("sandbox engine has stopped")
+var (
+	errStopped       = errors.New("sandbox engine has stopped")
+	errLauncherEnded = errors.New("launcher ended")
+)
 
 // Start implements sandbox.Engine.
 func (e *Engine) Start(ctx context.Context, s sandbox.Spec) (sandbox.Sandbox, error) {
@@ -340,23 +386,42 @@ func (e *Engine) Start(ctx context.Context, s sandbox.Spec) (sandbox.Sandbox, er
 		return nil, fmt.Errorf("sandbox %q: %w", s.ID, err)
 	}
 	select {
-	case <-e.ready:
-	case <-e.stopped:
-		return nil, errStopped
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
-	select {
 	case e.slots <- struct{}{}:
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
 	defer func() { <-e.slots }()
+	if err := e.enter(ctx); err != nil {
+		return nil, err
+	}
+	defer e.starts.Done()
 	b, err := e.start(ctx, s)
 	if err != nil {
 		return nil, fmt.Errorf("sandbox %s: %w", s.ID, err)
 	}
 	return b, nil
+}
+
+// enter waits for a launcher and counts a start with it, which the caller ends.
+func (e *Engine) enter(ctx context.Context) error {
+	for {
+		e.mu.Lock()
+		ready, open := e.ready, e.open
+		if open {
+			e.starts.Add(1)
+		}
+		e.mu.Unlock()
+		if open {
+			return nil
+		}
+		select {
+		case <-ready:
+		case <-e.stopped:
+			return errStopped
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 }
 
 // start makes the control group and has the launcher start the sandbox in it.
@@ -369,7 +434,7 @@ func (e *Engine) start(ctx context.Context, s sandbox.Spec) (*box, error) {
 		return nil, errors.Join(err, b.discard())
 	}
 	order, files := newOrder(s)
-	if err := e.send(message{Kind: start, ID: b.id, Start: order}, files...); err != nil {
+	if err := b.tell(message{Kind: start, ID: b.id, Start: order}, files...); err != nil {
 		if e.remove(b.id) != nil {
 			b.end("not started") // else the end of the launcher has ended it
 		}
@@ -382,7 +447,7 @@ func (e *Engine) start(ctx context.Context, s sandbox.Spec) (*box, error) {
 		<-b.done
 		return nil, errors.Join(b.Exit().Err, b.left)
 	case <-ctx.Done():
-		err := e.send(message{Kind: stop, ID: b.id})
+		err := b.tell(message{Kind: stop, ID: b.id})
 		<-b.done
 		return nil, errors.Join(ctx.Err(), err, b.left)
 	}

@@ -1,6 +1,9 @@
 package gvisor
 
-// TreeName and FiltersVersion are for the tests.
+// TreeName, FiltersVersion and MaxRestarts are for the tests.
 func TreeName(dir string) string { return treeName(dir) }
 
-const FiltersVersion = filtersVersion
+const (
+	FiltersVersion = filtersVersion
+	MaxRestarts    = maxRestarts
+)

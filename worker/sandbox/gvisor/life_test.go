@@ -163,42 +163,6 @@ func TestALauncherOutlivesASignalToItsService(t *testing.T) {
 	}
 }
 
-func TestTheEndOfTheLauncherEndsTheEngine(t *testing.T) {
-	if built == "" {
-		t.Skip("needs root")
-	}
-	dir := t.TempDir()
-	e, err := gvisor.New(gvisor.Config{Dir: dir, Exe: filepath.Join(built, "kiln")})
-	if err != nil {
-		t.Fatal(err)
-	}
-	ended := make(chan error, 1)
-	go func() { ended <- e.Run(t.Context()) }()
-	g, err := tryStart(e, sandbox.Spec{ID: "orphan", Root: root(t), Limits: limits()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := g.Freeze(); err != nil {
-		t.Fatal(err)
-	}
-	if err := unix.Kill(childOf(t, os.Getpid()), unix.SIGKILL); err != nil {
-		t.Fatal(err)
-	}
-	if err := <-ended; err == nil || !strings.Contains(err.Error(), "launcher") {
-		t.Errorf("the engine ended with %v", err)
-	}
-	awaitDone(t, g)
-	if g.Exit().Err == nil {
-		t.Error("the sandbox ended without an error")
-	}
-	if _, err := e.Start(t.Context(), sandbox.Spec{ID: "late", Root: "/", Args: []string{"/x"}, Limits: limits()}); err == nil {
-		t.Error("a stopped engine starts sandboxes")
-	}
-	if left := remains(t, dir); left != nothing {
-		t.Errorf("left: %s", left)
-	}
-}
-
 func TestSandboxesLeaveNothingBehind(t *testing.T) {
 	dir := t.TempDir()
 	e, stop := engine(t, dir)
@@ -258,7 +222,7 @@ func remains(t *testing.T, dir string) string {
 	processes := 0
 	commands, _ := filepath.Glob("/proc/[0-9]*/cmdline") // the pattern is well formed
 	for _, c := range commands {
-		if text, err := os.ReadFile(c); err == nil && strings.HasPrefix(string(text), "runsc-") && strings.Contains(string(text), dir) {
+		if text, err := os.ReadFile(c); err == nil && strings.HasPrefix(string(text), "runsc-") && strings.Contains(string(text), gvisor.TreeName(dir)) {
 			processes++
 		}
 	}
