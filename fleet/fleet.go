@@ -18,6 +18,10 @@ var ErrNoRoom = errors.New("no room for another environment")
 // EnvironmentID names one execution environment of one worker; it is never used again.
 type EnvironmentID string
 
+// Ended is how a worker tells that an environment which has served an invocation has ended by itself, so that none is given to it any
+// more: Invoke would answer ErrGone. It must not block. It may be told of an environment that was asked to stop.
+type Ended func(EnvironmentID)
+
 // Worker runs execution environments. It is safe for concurrent use.
 type Worker interface {
 	// Start makes an environment for v and runs its INIT phase. An INIT that fails is not an error: the first Invoke reports

@@ -35,7 +35,9 @@ type Config struct {
 	Preparer Preparer
 	// Memory is what all sandboxes together may be promised.
 	Memory *Memory
-	Log    *slog.Logger
+	// Ended is told of environments that end by themselves; nil means nobody is.
+	Ended fleet.Ended
+	Log   *slog.Logger
 }
 
 // Node is a fleet.Worker. Run must be running.
@@ -71,6 +73,11 @@ func (n *Node) Start(ctx context.Context, v *kiln.Version) (fleet.EnvironmentID,
 		return "", err
 	}
 	id, r, err := n.start(ctx, v)
+	if errors.Is(err, errBoot) && ctx.Err() == nil && kiln.KindOf(err) != kiln.Unavailable {
+		// Nothing of the function has run, and what failed was the platform's: a sandbox or its launcher that died.
+		n.cfg.Log.Warn("start environment once more", "function", v.Function, "err", err)
+		id, r, err = n.start(ctx, v)
+	}
 	if err != nil {
 		n.cfg.Memory.Release(memory)
 		return "", err
@@ -88,12 +95,31 @@ func (n *Node) start(ctx context.Context, v *kiln.Version) (fleet.EnvironmentID,
 	if err != nil {
 		return "", nil, err
 	}
+	id := fleet.EnvironmentID(cfg.Sandbox.ID)
+	cfg.Ended = func() { n.lose(id) }
 	e, err := environment.Start(ctx, cfg)
 	if err != nil {
 		release()
-		return "", nil, fmt.Errorf("start environment of %s: %w", v.Function, err)
+		return "", nil, fmt.Errorf("%w of %s: %w", errBoot, v.Function, err)
 	}
-	return fleet.EnvironmentID(cfg.Sandbox.ID), &resident{Environment: e, release: release}, nil
+	return id, &resident{Environment: e, release: release}, nil
+}
+
+// errBoot is wrapped by the error of an environment whose sandbox did not come up.
+var errBoot = errors.New("start environment")
+
+// lose ends an environment of which the runtime or the sandbox has ended, unless it is being ended already.
+func (n *Node) lose(id fleet.EnvironmentID) {
+	n.mu.Lock()
+	_, ok := n.environments[id]
+	ok = ok && !n.draining // Run ends it, and waits for ends that were begun before only
+	if ok {
+		n.ends.Go(func() { n.Stop(id) })
+	}
+	n.mu.Unlock()
+	if ok && n.cfg.Ended != nil {
+		n.cfg.Ended(id)
+	}
 }
 
 // Invoke implements fleet.Worker.

@@ -25,6 +25,9 @@ type preparer struct {
 	memory   *Memory
 	err      error
 	breakNow bool // the next runtime closes its line instead of answering
+	engine   *echoEngine
+	// ended are the environments that the node has told of; there is room for as many as it has.
+	ended chan fleet.EnvironmentID
 }
 
 func (p *preparer) Prepare(_ context.Context, v *kiln.Version) (environment.Config, func(), error) {
@@ -40,7 +43,7 @@ func (p *preparer) Prepare(_ context.Context, v *kiln.Version) (environment.Conf
 		p.held--
 	}
 	return environment.Config{
-		Engine: echoEngine{broken: p.breakNow}, Sandbox: sandbox.Spec{ID: newID()}, Version: v,
+		Engine: p.engine.orBroken(p.breakNow), Sandbox: sandbox.Spec{ID: newID()}, Version: v,
 		Process: wire.Header{Args: []string{"runtime"}}, Sink: func([]byte) {}, Log: slog.New(slog.DiscardHandler),
 	}, release, nil
 }
@@ -62,7 +65,18 @@ func (p *preparer) count() int {
 	return p.held
 }
 
-type echoEngine struct{ broken bool }
+// echoEngine starts sandboxes that echo.
+type echoEngine struct {
+	broken bool
+	// failures is how many starts fail before one does not, started how many were tried, and last the sandbox that was.
+	failures, started int
+	last              *echoBox
+}
+
+func (e *echoEngine) orBroken(broken bool) *echoEngine {
+	e.broken = broken
+	return e
+}
 
 type echoBox struct {
 	conns []net.Conn
@@ -71,13 +85,19 @@ type echoBox struct {
 	wg    sync.WaitGroup
 }
 
-func (e echoEngine) Start(_ context.Context, s sandbox.Spec) (sandbox.Sandbox, error) {
+func (e *echoEngine) Start(_ context.Context, s sandbox.Spec) (sandbox.Sandbox, error) {
+	e.started++
+	if e.started <= e.failures {
+		return nil, errors.New("launcher ended")
+	}
 	control, err1 := net.FileConn(s.Files[3])
 	invocations, err2 := net.FileConn(s.Files[4])
 	if err := errors.Join(err1, err2); err != nil {
 		return nil, err
 	}
 	b := &echoBox{conns: []net.Conn{control, invocations}, done: make(chan struct{})}
+	e.last = b
+	broken := e.broken
 	b.wg.Go(func() {
 		say(control, wire.Header{Type: wire.Hello}, nil)
 		wire.Read(control, 0)
@@ -85,7 +105,7 @@ func (e echoEngine) Start(_ context.Context, s sandbox.Spec) (sandbox.Sandbox, e
 		say(invocations, wire.Header{Type: wire.Ready}, nil)
 		for {
 			h, body, err := wire.Read(invocations, kiln.MaxPayload)
-			if err != nil || e.broken {
+			if err != nil || broken {
 				io.Closer(invocations).Close()
 				return
 			}
@@ -122,8 +142,10 @@ func (b *echoBox) Destroy() error {
 
 // running runs a node with room for two environments of 128 MB.
 func running(t *testing.T) (*Node, *preparer, func()) {
-	p := &preparer{memory: NewMemory(2 * (128 + overheadMB))}
-	n := New(Config{Preparer: p, Memory: p.memory, Log: slog.New(slog.DiscardHandler)})
+	p := &preparer{memory: NewMemory(2 * (128 + overheadMB)), engine: &echoEngine{}, ended: make(chan fleet.EnvironmentID, 2)}
+	n := New(Config{
+		Preparer: p, Memory: p.memory, Ended: func(id fleet.EnvironmentID) { p.ended <- id }, Log: slog.New(slog.DiscardHandler),
+	})
 	ctx, cancel := context.WithCancel(t.Context())
 	var wg sync.WaitGroup
 	wg.Go(func() {
@@ -234,5 +256,53 @@ func TestDrainingEndsEverythingAndTakesNothing(t *testing.T) {
 	}
 	if _, err := n.Start(t.Context(), version()); kiln.KindOf(err) != kiln.Unavailable {
 		t.Errorf("a start while draining: %v", err)
+	}
+}
+
+func TestABootThatFailsIsTriedOnceMore(t *testing.T) {
+	for failures, want := range map[int]bool{1: true, 2: false} {
+		n, p, end := running(t)
+		p.engine.failures = failures
+		_, err := n.Start(t.Context(), version())
+		if (err == nil) != want || err != nil && kiln.KindOf(err) != kiln.Internal {
+			t.Errorf("after %d failures: %v", failures, err)
+		}
+		if p.engine.started != 2 {
+			t.Errorf("after %d failures %d boots were tried", failures, p.engine.started)
+		}
+		end()
+		if p.count() != 0 || p.memory.Reserved() != 0 {
+			t.Errorf("%d holds and %d MB are left", p.count(), p.memory.Reserved())
+		}
+	}
+}
+
+func TestAnIdleEnvironmentThatEndsGivesItsMemoryBack(t *testing.T) {
+	n, p, _ := running(t)
+	id := mustStart(t, n)
+	if _, _, err := n.Invoke(t.Context(), id, kiln.Invocation{ID: "r", Payload: []byte("1")}); err != nil {
+		t.Fatal(err)
+	}
+	p.engine.last.Destroy()
+	if got := <-p.ended; got != id {
+		t.Errorf("%s ended, want %s", got, id)
+	}
+	n.ends.Wait()
+	if n.Environments() != 0 || p.count() != 0 || p.memory.Reserved() != 0 {
+		t.Errorf("%d environments, %d holds, %d MB are left", n.Environments(), p.count(), p.memory.Reserved())
+	}
+}
+
+func TestAnEnvironmentThatEndsBeforeItsFirstInvocationIsKeptToTellOfIt(t *testing.T) {
+	n, p, end := running(t)
+	id := mustStart(t, n)
+	p.engine.last.Destroy()
+	res, reusable, err := n.Invoke(t.Context(), id, kiln.Invocation{ID: "r"})
+	if err != nil || reusable || res.FunctionError != "Unhandled" {
+		t.Errorf("got %+v, %v, %v", res, reusable, err)
+	}
+	end()
+	if len(p.ended) != 0 {
+		t.Error("the node told of an end that its caller had been told")
 	}
 }

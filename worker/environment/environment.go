@@ -40,6 +40,9 @@ type Config struct {
 	API API
 	// Until is when the environment takes its last invocation, because it has something that ends then; zero means that it has not.
 	Until time.Time
+	// Ended is called once an environment that has answered has ended, whoever ended it; nil means nobody wants to know. It must not
+	// wait for Stop.
+	Ended func()
 	// Sink takes the log.
 	Sink LogSink
 	Log  *slog.Logger
@@ -58,6 +61,8 @@ type Environment struct {
 	box    *box
 	frozen bool
 	cold   coldStart // what the first invocation reports
+	// watched is true once Ended will be called.
+	watched bool
 	// idle freezes the environment when it has been idle for FreezeAfter.
 	idle *time.Timer
 
@@ -223,8 +228,22 @@ func (e *Environment) Invoke(ctx context.Context, inv kiln.Invocation) (res kiln
 		return res, false, nil
 	}
 	e.advance(Answered)
+	e.watch()
 	e.idle.Reset(e.cfg.FreezeAfter)
 	return res, true, nil
+}
+
+// watch has Ended called when the time comes. Before the first answer there is an invocation that finds out.
+func (e *Environment) watch() {
+	if e.cfg.Ended == nil || e.watched {
+		return
+	}
+	e.watched = true
+	b := e.box // there will be no other
+	b.readers.Go(func() {
+		<-b.exited
+		e.cfg.Ended()
+	})
 }
 
 // outcome is how an invocation ended.
