@@ -4,6 +4,7 @@ package assignment
 import (
 	"context"
 	"errors"
+	"math/rand/v2"
 	"sync"
 	"time"
 
@@ -18,10 +19,17 @@ type Config struct {
 	Worker fleet.Worker
 	// IdleTimeout is how long an environment may stay idle before it is stopped; 0 means DefaultIdleTimeout.
 	IdleTimeout time.Duration
+	// MaxAge is how old an environment may be when it becomes idle or is; 0 means DefaultMaxAge. Each is given up to a tenth less, so
+	// that those of one burst do not end together.
+	MaxAge time.Duration
 }
 
-// DefaultIdleTimeout keeps environments about as long as AWS is seen to keep them.
-const DefaultIdleTimeout = 5 * time.Minute
+const (
+	// DefaultIdleTimeout keeps environments about as long as AWS is seen to keep them.
+	DefaultIdleTimeout = 5 * time.Minute
+	// DefaultMaxAge ends what a busy function's environments have gathered, files and leaks, some times a day.
+	DefaultMaxAge = 4 * time.Hour
+)
 
 // maxRetries bounds how many environments that turn out to have ended one invocation may meet.
 const maxRetries = 8
@@ -39,6 +47,14 @@ type Assigner struct {
 	wake chan struct{}
 }
 
+const (
+	// looks is how often within the shorter of the two times it is looked for what is idle too long or too old: several times within the
+	// tenth of an age by which those of one burst differ.
+	looks = 60
+	// minTick bounds that.
+	minTick = 10 * time.Millisecond
+)
+
 // stopParallelism bounds how many environments are stopped at a time: one that is slow to end must not hold up the others.
 const stopParallelism = 4
 
@@ -46,6 +62,9 @@ const stopParallelism = 4
 func New(cfg Config) *Assigner {
 	if cfg.IdleTimeout == 0 {
 		cfg.IdleTimeout = DefaultIdleTimeout
+	}
+	if cfg.MaxAge == 0 {
+		cfg.MaxAge = DefaultMaxAge
 	}
 	return &Assigner{cfg: cfg, table: NewTable(), wake: make(chan struct{}, 1)}
 }
@@ -58,7 +77,7 @@ func (a *Assigner) Invoke(ctx context.Context, v *kiln.Version, inv kiln.Invocat
 			return kiln.Result{}, err
 		}
 		res, reusable, err := a.cfg.Worker.Invoke(ctx, id, inv)
-		a.release(v, id, reusable)
+		a.release(id, reusable)
 		if !errors.Is(err, fleet.ErrGone) {
 			return res, err
 		}
@@ -74,13 +93,18 @@ func (a *Assigner) acquire(ctx context.Context, v *kiln.Version) (fleet.Environm
 	if ok {
 		return id, nil
 	}
+	begun := time.Now()
 	id, err := a.start(ctx, v)
+	a.mu.Lock()
+	defer a.mu.Unlock()
 	if err != nil {
-		a.mu.Lock()
-		a.table.Drop(v.Deployment)
-		a.mu.Unlock()
+		a.table.Cancel(v.Deployment)
+		return "", err
 	}
-	return id, err
+	now := time.Now()
+	until := now.Add(a.cfg.MaxAge - rand.N(a.cfg.MaxAge/10+1))
+	a.table.Add(v.Deployment, Start{ID: id, Took: now.Sub(begun), MemoryMB: v.MemoryMB, Until: until})
+	return id, nil
 }
 
 // start starts an environment, and makes room by ending idle ones while the worker has none.
@@ -101,13 +125,13 @@ func (a *Assigner) start(ctx context.Context, v *kiln.Version) (fleet.Environmen
 }
 
 // release makes an environment idle again, or forgets it.
-func (a *Assigner) release(v *kiln.Version, id fleet.EnvironmentID, reusable bool) {
+func (a *Assigner) release(id fleet.EnvironmentID, reusable bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	switch {
 	case !reusable:
-		a.table.Drop(v.Deployment)
-	case !a.table.Put(v.Deployment, id, time.Now()):
+		a.table.Drop(id)
+	case !a.table.Put(id, time.Now()):
 		a.doom(id)
 	}
 }
@@ -118,6 +142,13 @@ func (a *Assigner) Retire(deployment string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.doom(a.table.Retire(deployment)...)
+}
+
+// Ended is fleet.Ended: no invocation is given to the environment any more.
+func (a *Assigner) Ended(id fleet.EnvironmentID) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.table.Ended(id)
 }
 
 // doom hands environments to Run.
@@ -131,12 +162,12 @@ func (a *Assigner) doom(ids ...fleet.EnvironmentID) {
 	}
 }
 
-// Run stops environments that are retired or idle for too long, until ctx ends. What it leaves then is the worker's to end.
+// Run stops environments that are retired, too old or idle for too long, until ctx ends. What it leaves then is the worker's to end.
 func (a *Assigner) Run(ctx context.Context) error {
 	var stops errgroup.Group
 	stops.SetLimit(stopParallelism)
 	defer stops.Wait() // its functions return no error
-	tick := time.NewTicker(a.cfg.IdleTimeout / 10)
+	tick := time.NewTicker(max(min(a.cfg.IdleTimeout, a.cfg.MaxAge)/looks, minTick))
 	defer tick.Stop()
 	for {
 		select {
@@ -155,7 +186,7 @@ func (a *Assigner) Run(ctx context.Context) error {
 func (a *Assigner) expire(now time.Time) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.doomed = append(a.doomed, a.table.Expire(now.Add(-a.cfg.IdleTimeout))...)
+	a.doomed = append(a.doomed, a.table.Expire(now.Add(-a.cfg.IdleTimeout), now)...)
 }
 
 func (a *Assigner) takeDoomed() []fleet.EnvironmentID {

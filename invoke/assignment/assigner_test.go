@@ -190,6 +190,45 @@ func TestIdleEnvironmentsEnd(t *testing.T) {
 	})
 }
 
+func TestEnvironmentsEndOfAge(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newFakeWorker(100)
+		a := New(Config{Worker: w, MaxAge: time.Hour, IdleTimeout: 2 * time.Hour})
+		running(t, a)
+		for i := range 50 {
+			if _, err := a.Invoke(t.Context(), &kiln.Version{Deployment: fmt.Sprint(i)}, kiln.Invocation{}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for _, c := range []struct {
+			after    time.Duration
+			min, max int
+		}{{53 * time.Minute, 50, 50}, {4 * time.Minute, 1, 49}, {10 * time.Minute, 0, 0}} {
+			time.Sleep(c.after)
+			synctest.Wait()
+			if alive, _ := w.count(); alive < c.min || alive > c.max {
+				t.Errorf("%d of 50 environments are left after another %v, want %d to %d", alive, c.after, c.min, c.max)
+			}
+		}
+	})
+}
+
+func TestAnIdleEnvironmentThatEndsCostsNoCall(t *testing.T) {
+	w := newFakeWorker(10)
+	a := New(Config{Worker: w})
+	v := &kiln.Version{Deployment: "d"}
+	if _, err := a.Invoke(t.Context(), v, kiln.Invocation{}); err != nil {
+		t.Fatal(err)
+	}
+	a.Ended("env1") // the worker would answer, if it were asked
+	if _, err := a.Invoke(t.Context(), v, kiln.Invocation{}); err != nil {
+		t.Fatal(err)
+	}
+	if _, made := w.count(); made != 2 {
+		t.Errorf("%d environments were made, want another after the first ended", made)
+	}
+}
+
 func TestRetiredEnvironmentsEndWhenTheirInvocationIsDone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newFakeWorker(10)

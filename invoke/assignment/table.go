@@ -1,34 +1,63 @@
 package assignment
 
 import (
+	"container/heap"
+	"slices"
 	"time"
 
 	"kiln/fleet"
 )
 
-// Table remembers which environments are idle and how many are busy, by deployment. It decides and does nothing else: no lock,
-// no clock, no I/O.
+// Table remembers which environments are idle and which are busy, by deployment. It decides and does nothing else: no lock, no
+// clock, no I/O.
 type Table struct {
-	deployments map[string]*deployment
+	deployments  map[string]*deployment
+	environments map[fleet.EnvironmentID]*environment
+	// ranking are the idle ones by their value, and floor is the value of the one that was evicted last.
+	ranking ranking
+	floor   float64
 }
 
 type deployment struct {
 	// idle is a stack: the newest is taken first, so that what a burst needed grows old and ends.
-	idle    []idle
+	idle []*environment
+	// busy counts environments, and those that are being started.
 	busy    int
 	retired bool
+	// startTime is what the last start took.
+	startTime time.Duration
 }
 
-type idle struct {
-	id    fleet.EnvironmentID
+// environment is one that has started. since, value and rank mean something only while it is idle.
+type environment struct {
+	id         fleet.EnvironmentID
+	deployment string
+	memoryMB   int
+	until      time.Time
+	ended      bool
+
 	since time.Time
+	value float64
+	rank  int
+}
+
+// Start is what an environment's start tells of it.
+type Start struct {
+	ID fleet.EnvironmentID
+	// Took is how long the start took, INIT and all, and MemoryMB what the environment holds.
+	Took     time.Duration
+	MemoryMB int
+	// Until is when it is too old to become or to stay idle.
+	Until time.Time
 }
 
 // NewTable returns an empty table.
-func NewTable() *Table { return &Table{deployments: make(map[string]*deployment)} }
+func NewTable() *Table {
+	return &Table{deployments: make(map[string]*deployment), environments: make(map[fleet.EnvironmentID]*environment)}
+}
 
 // Take returns the environment of d that became idle last, and counts it as busy. If there is none, ok is false and the caller
-// is counted as busy all the same: it will start one, and must call Put or Drop in the end.
+// is counted as busy all the same: it will start one, and must call Add or Cancel.
 func (t *Table) Take(d string) (id fleet.EnvironmentID, ok bool) {
 	dep := t.deployments[d]
 	if dep == nil {
@@ -40,24 +69,53 @@ func (t *Table) Take(d string) (id fleet.EnvironmentID, ok bool) {
 	if last < 0 {
 		return "", false
 	}
-	id = dep.idle[last].id
-	dep.idle = dep.idle[:last]
-	return id, true
+	e := dep.idle[last]
+	t.unlist(e)
+	return e.id, true
 }
 
-// Put makes a busy environment idle. If it returns false the deployment was retired and the caller must stop the environment.
-func (t *Table) Put(d string, id fleet.EnvironmentID, now time.Time) bool {
-	dep := t.leave(d)
-	if dep.retired {
+// Add takes the environment that was started because Take had none. It is busy.
+func (t *Table) Add(d string, s Start) {
+	t.deployments[d].startTime = s.Took
+	t.environments[s.ID] = &environment{id: s.ID, deployment: d, memoryMB: s.MemoryMB, until: s.Until}
+}
+
+// Cancel says that the environment which Take had none of could not be started.
+func (t *Table) Cancel(d string) { t.leave(d) }
+
+// Put makes a busy environment idle. If it returns false the environment has ended, is too old or of a retired deployment, and the
+// caller must stop it.
+func (t *Table) Put(id fleet.EnvironmentID, now time.Time) bool {
+	e := t.environments[id]
+	dep := t.leave(e.deployment)
+	if dep.retired || e.ended || !now.Before(e.until) {
+		delete(t.environments, id)
 		return false
 	}
-	dep.idle = append(dep.idle, idle{id, now})
-	t.deployments[d] = dep
+	e.since, e.value = now, t.floor+worth(dep.startTime, e.memoryMB)
+	dep.idle = append(dep.idle, e)
+	heap.Push(&t.ranking, e)
+	t.deployments[e.deployment] = dep
 	return true
 }
 
+// worth is what an idle environment adds to the floor while it is used: the time that another start would take, for each MB that it
+// holds.
+//
+// This is GreedyDual-Size (Cao and Irani, Cost-Aware WWW Proxy Caching Algorithms, USENIX 1997), which FaasCache (Fuerst and Sharma,
+// ASPLOS 2021) found to spare serverless functions more cold starts than ending the longest idle. Each eviction raises the floor to
+// the value of what was evicted, so that what is not used falls behind what is, the faster the shorter memory is. How often a function
+// is called, which FaasCache multiplies with, is told by the stack: the environments that a deployment seldom needs are used seldom.
+// What the deployment's last start took stands for the next one, so whether a sandbox waited for it is in that.
+func worth(startTime time.Duration, memoryMB int) float64 {
+	return startTime.Seconds() / float64(max(memoryMB, 1))
+}
+
 // Drop forgets a busy environment that ended.
-func (t *Table) Drop(d string) { t.leave(d) }
+func (t *Table) Drop(id fleet.EnvironmentID) {
+	t.leave(t.environments[id].deployment)
+	delete(t.environments, id)
+}
 
 // leave ends one busy turn, and forgets a deployment of which nothing is left.
 func (t *Table) leave(d string) *deployment {
@@ -76,6 +134,39 @@ func (t *Table) forget(d string) {
 	}
 }
 
+// unlist takes an environment from the idle ones.
+func (t *Table) unlist(e *environment) {
+	dep := t.deployments[e.deployment]
+	i := slices.Index(dep.idle, e)
+	dep.idle = slices.Delete(dep.idle, i, i+1)
+	heap.Remove(&t.ranking, e.rank)
+}
+
+// remove forgets an idle environment, and its deployment if nothing else is left of it.
+func (t *Table) remove(e *environment) fleet.EnvironmentID {
+	t.unlist(e)
+	delete(t.environments, e.id)
+	t.forget(e.deployment)
+	return e.id
+}
+
+// Ended takes word that an environment has ended by itself: an idle one is forgotten, a busy one refused by Put. One that the table
+// does not know is no error.
+func (t *Table) Ended(id fleet.EnvironmentID) {
+	e := t.environments[id]
+	switch {
+	case e == nil:
+	case t.isIdle(e):
+		t.remove(e)
+	default:
+		e.ended = true
+	}
+}
+
+func (t *Table) isIdle(e *environment) bool {
+	return e.rank < len(t.ranking) && t.ranking[e.rank] == e
+}
+
 // Retire says that d is no longer current. It returns the idle environments, which the caller must stop; busy ones are refused
 // by Put when they are done.
 func (t *Table) Retire(d string) []fleet.EnvironmentID {
@@ -84,53 +175,76 @@ func (t *Table) Retire(d string) []fleet.EnvironmentID {
 		return nil
 	}
 	dep.retired = true
-	out := make([]fleet.EnvironmentID, 0, len(dep.idle))
-	for _, i := range dep.idle {
-		out = append(out, i.id)
+	return t.removeAll(slices.Clone(dep.idle))
+}
+
+func (t *Table) removeAll(all []*environment) []fleet.EnvironmentID {
+	out := make([]fleet.EnvironmentID, 0, len(all))
+	for _, e := range all {
+		out = append(out, t.remove(e))
 	}
-	dep.idle = nil
-	t.forget(d)
 	return out
 }
 
-// Expire returns the environments that have been idle since before cutoff, and forgets them. The caller must stop them.
-func (t *Table) Expire(cutoff time.Time) []fleet.EnvironmentID {
-	var out []fleet.EnvironmentID
-	for d, dep := range t.deployments {
-		n := 0
-		for n < len(dep.idle) && dep.idle[n].since.Before(cutoff) {
-			out = append(out, dep.idle[n].id)
-			n++
+// Expire returns the idle environments that have been idle since before cutoff, or are too old now, and forgets them. The caller
+// must stop them.
+func (t *Table) Expire(cutoff, now time.Time) []fleet.EnvironmentID {
+	var old []*environment
+	for _, e := range t.ranking {
+		if e.since.Before(cutoff) || !now.Before(e.until) {
+			old = append(old, e)
 		}
-		dep.idle = dep.idle[n:]
-		t.forget(d)
 	}
-	return out
+	slices.SortFunc(old, func(a, b *environment) int { return a.since.Compare(b.since) })
+	return t.removeAll(old)
 }
 
-// Evict forgets the environment that has been idle longest of all and returns it. The caller must stop it.
+// Evict forgets the idle environment that is worth least and returns it; of equals, the one that has been idle longest. The caller must
+// stop it.
 func (t *Table) Evict() (fleet.EnvironmentID, bool) {
-	var oldest *deployment
-	var name string
-	for d, dep := range t.deployments {
-		if len(dep.idle) > 0 && (oldest == nil || dep.idle[0].since.Before(oldest.idle[0].since)) {
-			oldest, name = dep, d
-		}
-	}
-	if oldest == nil {
+	if len(t.ranking) == 0 {
 		return "", false
 	}
-	id := oldest.idle[0].id
-	oldest.idle = oldest.idle[1:]
-	t.forget(name)
-	return id, true
+	least := t.ranking[0]
+	t.floor = least.value
+	return t.remove(least), true
 }
 
 // Idle is the number of idle environments.
-func (t *Table) Idle() int {
-	n := 0
-	for _, dep := range t.deployments {
-		n += len(dep.idle)
+func (t *Table) Idle() int { return len(t.ranking) }
+
+// ranking is a heap.Interface with the environment that is worth least at its root.
+type ranking []*environment
+
+// Len implements heap.Interface.
+func (r ranking) Len() int { return len(r) }
+
+// Less implements heap.Interface.
+func (r ranking) Less(i, j int) bool {
+	if r[i].value != r[j].value {
+		return r[i].value < r[j].value
 	}
-	return n
+	return r[i].since.Before(r[j].since)
+}
+
+// Swap implements heap.Interface.
+func (r ranking) Swap(i, j int) {
+	r[i], r[j] = r[j], r[i]
+	r[i].rank, r[j].rank = i, j
+}
+
+// Push implements heap.Interface.
+func (r *ranking) Push(x any) {
+	e := x.(*environment)
+	e.rank = len(*r)
+	*r = append(*r, e)
+}
+
+// Pop implements heap.Interface.
+func (r *ranking) Pop() any {
+	last := len(*r) - 1
+	e := (*r)[last]
+	(*r)[last] = nil // so that it can be freed
+	*r = (*r)[:last]
+	return e
 }

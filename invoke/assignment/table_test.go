@@ -1,6 +1,7 @@
 package assignment
 
 import (
+	"fmt"
 	"slices"
 	"testing"
 	"time"
@@ -12,15 +13,33 @@ var epoch = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 
 func at(seconds int) time.Time { return epoch.Add(time.Duration(seconds) * time.Second) }
 
+// never is later than any time of these tests.
+var never = at(1 << 30)
+
+// add starts an environment of d that holds 100 MB, took a second to start, and is busy.
+func add(t *Table, d string, id fleet.EnvironmentID) {
+	addAs(t, d, Start{ID: id, Took: time.Second, MemoryMB: 100, Until: never})
+}
+
+func addAs(t *Table, d string, s Start) {
+	if _, ok := t.Take(d); ok {
+		panic(d + " has an idle environment")
+	}
+	t.Add(d, s)
+}
+
 // fill makes environments idle, one second apart, in the order given.
 func fill(t *Table, d string, ids ...fleet.EnvironmentID) {
-	for range ids {
-		t.Take(d)
+	for _, id := range ids {
+		add(t, d, id)
 	}
 	for i, id := range ids {
-		t.Put(d, id, at(i))
+		t.Put(id, at(i))
 	}
 }
+
+// isEmpty reports whether nothing is remembered.
+func isEmpty(t *Table) bool { return len(t.deployments)+len(t.environments)+len(t.ranking) == 0 }
 
 func TestTheNewestIdleEnvironmentIsTakenFirst(t *testing.T) {
 	table := NewTable()
@@ -50,10 +69,10 @@ func TestRetiringStopsIdleEnvironmentsAndRefusesBusyOnes(t *testing.T) {
 	if got := table.Retire("d"); !slices.Equal(got, []fleet.EnvironmentID{"a", "b"}) {
 		t.Errorf("retired %v", got)
 	}
-	if table.Put("d", busy, at(9)) {
+	if table.Put(busy, at(9)) {
 		t.Error("a busy environment of a retired deployment became idle")
 	}
-	if len(table.deployments) != 0 {
+	if !isEmpty(table) {
 		t.Error("the retired deployment is still remembered")
 	}
 }
@@ -61,37 +80,152 @@ func TestRetiringStopsIdleEnvironmentsAndRefusesBusyOnes(t *testing.T) {
 func TestWhatIsIdleTooLongExpiresOldestFirst(t *testing.T) {
 	table := NewTable()
 	fill(table, "d", "a", "b", "c") // idle since 0, 1, 2
-	if got := table.Expire(at(2)); !slices.Equal(got, []fleet.EnvironmentID{"a", "b"}) {
+	if got := table.Expire(at(2), at(9)); !slices.Equal(got, []fleet.EnvironmentID{"a", "b"}) {
 		t.Errorf("expired %v", got)
 	}
-	if got := table.Expire(at(3)); !slices.Equal(got, []fleet.EnvironmentID{"c"}) {
+	if got := table.Expire(at(3), at(9)); !slices.Equal(got, []fleet.EnvironmentID{"c"}) {
 		t.Errorf("expired %v", got)
 	}
-	if len(table.deployments) != 0 {
+	if !isEmpty(table) {
 		t.Error("a deployment without environments is still remembered")
 	}
 }
 
-func TestTheLongestIdleEnvironmentIsEvicted(t *testing.T) {
+func TestWhatIsTooOldExpiresAndDoesNotBecomeIdle(t *testing.T) {
 	table := NewTable()
-	fill(table, "young", "a", "b")
-	table.Take("old")
-	table.Put("old", "c", at(-1))
-	for _, want := range []fleet.EnvironmentID{"c", "a", "b"} {
-		if id, ok := table.Evict(); !ok || id != want {
-			t.Fatalf("evicted %q, %v; want %q", id, ok, want)
+	for id, until := range map[fleet.EnvironmentID]time.Time{"a": at(10), "b": at(20), "c": at(30)} {
+		addAs(table, "d", Start{ID: id, Until: until})
+	}
+	if table.Put("a", at(10)) {
+		t.Error("an environment became idle when it was too old")
+	}
+	if !table.Put("b", at(11)) || !table.Put("c", at(12)) {
+		t.Error("an environment did not become idle though it was not too old")
+	}
+	if got := table.Expire(at(0), at(19)); len(got) != 0 {
+		t.Errorf("expired %v", got)
+	}
+	if got := table.Expire(at(0), at(20)); !slices.Equal(got, []fleet.EnvironmentID{"b"}) {
+		t.Errorf("expired %v", got)
+	}
+}
+
+func TestWhatIsWorthLeastIsEvictedFirst(t *testing.T) {
+	const fast, slow = 100 * time.Millisecond, time.Second
+	type idle struct {
+		id    fleet.EnvironmentID
+		took  time.Duration
+		mb    int
+		since int
+	}
+	for name, c := range map[string]struct {
+		idle []idle
+		want []fleet.EnvironmentID
+	}{
+		"equals by the time of their last use":   {[]idle{{"new", fast, 128, 9}, {"old", fast, 128, 1}, {"mid", fast, 128, 5}}, []fleet.EnvironmentID{"old", "mid", "new"}},
+		"what starts fast before what is slow":   {[]idle{{"slow", slow, 128, 1}, {"fast", fast, 128, 9}}, []fleet.EnvironmentID{"fast", "slow"}},
+		"what holds much before what is small":   {[]idle{{"small", fast, 128, 1}, {"large", fast, 3008, 9}}, []fleet.EnvironmentID{"large", "small"}},
+		"time for memory":                        {[]idle{{"large", slow, 1280, 9}, {"small", fast, 128, 1}}, []fleet.EnvironmentID{"small", "large"}},
+		"what no start was timed of before else": {[]idle{{"timed", fast, 128, 1}, {"untimed", 0, 128, 9}}, []fleet.EnvironmentID{"untimed", "timed"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			table := NewTable()
+			for _, i := range c.idle {
+				d := "deployment of " + string(i.id)
+				addAs(table, d, Start{ID: i.id, Took: i.took, MemoryMB: i.mb, Until: never})
+				table.Put(i.id, at(i.since))
+			}
+			for _, want := range c.want {
+				if id, ok := table.Evict(); !ok || id != want {
+					t.Fatalf("evicted %q, %v; want %q", id, ok, want)
+				}
+			}
+			if _, ok := table.Evict(); ok || !isEmpty(table) {
+				t.Error("more was evicted than there was")
+			}
+		})
+	}
+}
+
+func TestWhatIsNotUsedLosesItsWorthWithEachEviction(t *testing.T) {
+	table := NewTable()
+	addAs(table, "dear", Start{ID: "dear", Took: 3 * time.Second, MemoryMB: 100, Until: never})
+	table.Put("dear", at(0))
+	evictions := 0
+	for i := 1; i < 100; i++ {
+		id := fleet.EnvironmentID(fmt.Sprint("cheap", i))
+		addAs(table, string(id), Start{ID: id, Took: time.Second, MemoryMB: 100, Until: never})
+		table.Put(id, at(i))
+		victim, _ := table.Evict()
+		if victim == "dear" {
+			break
+		}
+		evictions++
+	}
+	if evictions < 2 || evictions > 4 {
+		t.Errorf("an environment that takes three times as long to start outlived %d others", evictions)
+	}
+	add(table, "used", "used")
+	table.Put("used", at(200))
+	for i := range 50 {
+		id, ok := table.Take("used")
+		if !ok {
+			t.Fatalf("an environment was evicted though it was used after each of %d evictions", i)
+		}
+		table.Put(id, at(201+i))
+		other := fleet.EnvironmentID(fmt.Sprint("other", i))
+		add(table, string(other), other)
+		table.Put(other, at(200))
+		table.Evict()
+	}
+}
+
+func TestAnEnvironmentThatEndsIsForgotten(t *testing.T) {
+	table := NewTable()
+	fill(table, "d", "a", "b", "c")
+	table.Ended("b")
+	table.Ended("unknown")
+	for _, want := range []fleet.EnvironmentID{"c", "a"} {
+		if id, _ := table.Take("d"); id != want {
+			t.Errorf("took %q, want %q", id, want)
 		}
 	}
-	if _, ok := table.Evict(); ok {
-		t.Error("evicted from an empty table")
+	table.Ended("a")
+	if table.Put("a", at(9)) {
+		t.Error("an environment became idle that had ended while it was busy")
+	}
+	table.Drop("c")
+	if !isEmpty(table) {
+		t.Error("ended environments are still remembered")
 	}
 }
 
 func TestPutWithoutTakeIsABrokenInvariant(t *testing.T) {
+	table := NewTable()
+	fill(table, "d", "a")
 	defer func() {
 		if recover() == nil {
 			t.Error("an environment that was not busy became idle")
 		}
 	}()
-	NewTable().Put("d", "a", epoch)
+	table.Put("a", epoch)
+}
+
+// BenchmarkEvict evicts one environment of 10,000 and puts another in its place.
+func BenchmarkEvict(b *testing.B) {
+	table := NewTable()
+	next := 0
+	put := func() {
+		id := fleet.EnvironmentID(fmt.Sprint("e", next))
+		addAs(table, fmt.Sprint("d", next), Start{ID: id, Took: time.Duration(next%97) * time.Millisecond, MemoryMB: 128 << (next % 5), Until: never})
+		table.Put(id, at(next))
+		next++
+	}
+	for range 10_000 {
+		put()
+	}
+	for b.Loop() {
+		table.Evict()
+		put()
+	}
 }
