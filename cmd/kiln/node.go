@@ -21,6 +21,7 @@ import (
 	"kiln/catalog"
 	"kiln/control/account"
 	"kiln/control/deploy"
+	"kiln/fleet"
 	"kiln/frontend"
 	"kiln/frontend/sigv4"
 	"kiln/invoke"
@@ -126,8 +127,10 @@ func (n *node) layers(ctx context.Context) ([]layer, error) {
 		Boot: host.BootSpare, Memory: memory, SpareMB: spareMB, MaxMB: n.pool(), Log: n.log,
 	})
 	host.Spares = spares
-	workers := worker.New(worker.Config{Preparer: host, Memory: memory, Log: n.log})
-	assigner := assignment.New(assignment.Config{Worker: workers})
+	var assigner *assignment.Assigner // which asks the worker, which tells it
+	ended := func(id fleet.EnvironmentID) { assigner.Ended(id) }
+	workers := worker.New(worker.Config{Preparer: host, Memory: memory, Ended: ended, Log: n.log})
+	assigner = assignment.New(assignment.Config{Worker: workers, IdleTimeout: n.idle, MaxAge: n.age})
 	view := catalog.NewView(catalog.ViewConfig{
 		Store: n.store, Region: kiln.Region(n.region), Retired: assigner.Retire, Current: host.Expect, Log: n.log,
 	})

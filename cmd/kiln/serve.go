@@ -16,6 +16,7 @@ import (
 
 	"kiln"
 	"kiln/control/account"
+	"kiln/invoke/assignment"
 	"kiln/pebblestore"
 	"kiln/worker/network"
 )
@@ -36,10 +37,15 @@ type options struct {
 	memoryMB int
 	// poolMB is for sandboxes that wait for functions; negative means a part of memoryMB.
 	poolMB int
-	drain  time.Duration
-	first  account.Choice
-	path   []string
+	// idle and age are how long an environment may be idle, and live.
+	idle, age time.Duration
+	drain     time.Duration
+	first     account.Choice
+	path      []string
 }
+
+// minLife is the least that an environment may be idle and live: with less, starting would be all that a node does.
+const minLife = time.Second
 
 const (
 	authSigV4 = "sigv4"
@@ -91,6 +97,8 @@ func serveCommand() *cobra.Command {
 	f.StringArrayVar(&o.allow, "egress-allow", nil, "let functions reach a private range too, such as 10.1.0.0/16: `CIDR`; may be repeated")
 	f.IntVar(&o.memoryMB, "memory", 0, "memory for execution environments in MB; 0 means four fifths of the machine's")
 	f.IntVar(&o.poolMB, "pool", -1, "memory in MB, of --memory, for sandboxes that wait for functions as long as functions leave it; negative means an eighth")
+	f.DurationVar(&o.idle, "idle-timeout", assignment.DefaultIdleTimeout, "how long an execution environment may be idle before it ends")
+	f.DurationVar(&o.age, "max-age", assignment.DefaultMaxAge, "how old an execution environment may become before it ends, once idle; up to a tenth less")
 	f.DurationVar(&o.drain, "drain", 30*time.Second, "how long invocations that run at SIGTERM may take")
 	return c
 }
@@ -116,6 +124,12 @@ func (o *options) validate() error {
 	}
 	if o.drain <= 0 {
 		faults = append(faults, fmt.Errorf("--drain %v: want a time above 0", o.drain))
+	}
+	if o.idle < minLife {
+		faults = append(faults, fmt.Errorf("--idle-timeout %v: want %v or more", o.idle, minLife))
+	}
+	if o.age < minLife {
+		faults = append(faults, fmt.Errorf("--max-age %v: want %v or more", o.age, minLife))
 	}
 	if o.memoryMB < 0 {
 		faults = append(faults, fmt.Errorf("--memory %d: want a number of MB", o.memoryMB))

@@ -7,7 +7,9 @@ import (
 )
 
 func TestFlagsAreRefusedInPlainWords(t *testing.T) {
-	good := options{listen: "127.0.0.1:9600", auth: authSigV4, logFormat: "text", drain: time.Second, egress: egressInternet}
+	good := options{
+		listen: "127.0.0.1:9600", auth: authSigV4, logFormat: "text", drain: time.Second, egress: egressInternet, idle: time.Minute, age: time.Hour,
+	}
 	if err := good.validate(); err != nil {
 		t.Fatal(err)
 	}
@@ -22,6 +24,8 @@ func TestFlagsAreRefusedInPlainWords(t *testing.T) {
 		"endpoint":          {func(o *options) { o.endpoint = "host:9600" }, "--endpoint"},
 		"log format":        {func(o *options) { o.logFormat = "xml" }, "--log-format"},
 		"drain":             {func(o *options) { o.drain = 0 }, "--drain"},
+		"idle timeout":      {func(o *options) { o.idle = 0 }, "--idle-timeout"},
+		"age":               {func(o *options) { o.age = time.Millisecond }, "--max-age"},
 		"memory":            {func(o *options) { o.memoryMB = -1 }, "--memory"},
 		"runtime":           {func(o *options) { o.runtimes = []string{"python3.13"} }, "--runtime"},
 		"egress":            {func(o *options) { o.egress = "lan" }, "--egress"},
