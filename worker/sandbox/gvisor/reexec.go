@@ -72,7 +72,7 @@ func Main() int {
 		}
 		usePrecompiled()
 		tmpfsAllowedData = append(tmpfsAllowedData, "nr_inodes")
-		if err := makeFreezable(); err != nil {
+		if err := errors.Join(makeFreezable(), hideDisk()); err != nil {
 			return 1 // as below
 		}
 		args, err := sentryArgs(os.Args)

@@ -58,6 +58,8 @@ func do(what string, args []string) (string, error) {
 		return alloc(args[0])
 	case "processes":
 		return processes()
+	case "statfs":
+		return statfs(args[0])
 	case "fill":
 		return fill(args[0])
 	case "files":
@@ -203,4 +205,21 @@ func descriptors() (string, error) {
 		}
 	}
 	return strings.Join(out, " "), nil
+}
+
+// statfs tells the size of the file system at a path, in bytes, and what is free of it, asked by path and by descriptor.
+func statfs(path string) (string, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	var byPath, byFile syscall.Statfs_t
+	if err := errors.Join(syscall.Statfs(path, &byPath), syscall.Fstatfs(int(f.Fd()), &byFile)); err != nil {
+		return "", err
+	}
+	if byPath != byFile {
+		return "", fmt.Errorf("%+v by path, %+v by descriptor", byPath, byFile)
+	}
+	return fmt.Sprintln(byPath.Blocks*uint64(byPath.Bsize), byPath.Bfree, byPath.Bavail, byPath.Ffree), nil
 }
