@@ -180,8 +180,8 @@ func TestARuntimeThatKillsItselfIsTold(t *testing.T) {
 	answer[int](t, n, "sleeps", `0`)
 }
 
-// TestABootThatFailsIsAnsweredAtOnce kills what there is of a sandbox at many moments of its boot.
-func TestABootThatFailsIsAnsweredAtOnce(t *testing.T) {
+// TestABootThatFailsIsTriedOnceMore kills what there is of a sandbox at many moments of its boot.
+func TestABootThatFailsIsTriedOnceMore(t *testing.T) {
 	n := kilntest.Start(t, "--pool", "0")
 	n.Deploy(t.Context(), kilntest.Function{Name: "f", MemoryMB: 256, Zip: echo(t)})
 	answer[int](t, n, "f", `1`)
@@ -189,16 +189,14 @@ func TestABootThatFailsIsAnsweredAtOnce(t *testing.T) {
 	if isSoak() {
 		step = time.Millisecond
 	}
-	failed := 0
 	for after := time.Duration(0); after < 120*time.Millisecond; after += step {
 		kill(t, n, sentry)
 		var wg sync.WaitGroup
 		wg.Go(func() {
-			begun := time.Now()
+			// The kill may come when the function runs already, whose own fault it is then.
 			_, err := n.Client().Invoke(t.Context(), &lambda.InvokeInput{FunctionName: aws.String("f"), Payload: []byte(`1`)})
 			if err != nil {
-				failed++
-				wantOwnFault(t, err, begun)
+				t.Errorf("a kill %v after the call: %v", after, err)
 			}
 		})
 		<-time.After(after)
@@ -209,49 +207,6 @@ func TestABootThatFailsIsAnsweredAtOnce(t *testing.T) {
 		if got := answer[int](t, n, "f", `2`); got != 2 {
 			t.Errorf("the call after it was answered %d", got)
 		}
-	}
-	if failed == 0 {
-		t.Error("no boot failed: nothing was tested")
-	}
-}
-
-// TestANodeWhoseLauncherIsKilledEndsAndStartsAnew documents that a node does not go on without its launcher: who started it starts it
-// again.
-func TestANodeWhoseLauncherIsKilledEndsAndStartsAnew(t *testing.T) {
-	n := kilntest.Start(t)
-	n.Deploy(t.Context(), kilntest.Function{Name: "f", MemoryMB: 128, Zip: echo(t)})
-	answer[int](t, n, "f", `1`)
-	old := processesOf(t, n)
-	if err := unix.Kill(launcherOf(t, n), unix.SIGKILL); err != nil {
-		t.Fatal(err)
-	}
-	awaitEnd(t, n.Pid(), 30*time.Second)
-	for _, p := range old {
-		if now, ok := readProcess(p.pid); ok && now.groups["pids"] == p.groups["pids"] && now.groups[""] == p.groups[""] {
-			t.Errorf("%s %d still runs", p.kind, p.pid)
-		}
-	}
-	n.Kill() // collects the process
-	n.Restart()
-	if got := answer[int](t, n, "f", `2`); got != 2 {
-		t.Errorf("it answers %d", got)
-	}
-}
-
-// awaitEnd waits for the end of a process.
-func awaitEnd(t *testing.T, pid int, limit time.Duration) {
-	t.Helper()
-	fd, err := unix.PidfdOpen(pid, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer unix.Close(fd)
-	n, err := 0, error(unix.EINTR)
-	for err == unix.EINTR {
-		n, err = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(limit.Milliseconds()))
-	}
-	if err != nil || n == 0 {
-		t.Fatalf("process %d has not ended after %v: %v", pid, limit, err)
 	}
 }
 

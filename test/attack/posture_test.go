@@ -31,7 +31,7 @@ var loose = []string{
 }
 
 func TestTheProcessesOfASandboxHaveNoPowerOverTheHost(t *testing.T) {
-	n := kilntest.Start(t)
+	n := kilntest.Start(t, "--pool", "0")
 	canary := filepath.Join(t.TempDir(), "canary")
 	if err := os.WriteFile(canary, []byte("x"), 0o644); err != nil {
 		t.Fatal(err)
