@@ -92,6 +92,10 @@ func TestStartsThatLoseTheirLauncherFailAndLeaveNothing(t *testing.T) {
 	dir := t.TempDir()
 	e, stop := engine(t, dir)
 	r := root(t)
+	// An engine whose first launcher does not come up ends.
+	if err := start(t, e, sandbox.Spec{ID: "first", Root: r, Limits: limits()}).end(); err != nil {
+		t.Fatal(err)
+	}
 	failed := 0
 	for round := range 3 { // fewer than make the engine give up
 		var wg sync.WaitGroup
