@@ -1,6 +1,9 @@
 package kiln
 
-import "time"
+import (
+	"fmt"
+	"time"
+)
 
 // RequestID names one invocation, everywhere: in the API's answer, the function's context and every log line. It is a UUID.
 type RequestID string
@@ -25,13 +28,66 @@ type Result struct {
 	Payload []byte
 	// FunctionError is "Unhandled" (the function or its runtime failed), "Handled" (a runtime said so), or "".
 	FunctionError string
+	Outcome       Outcome
 	// LogTail is the end of what was logged for this invocation, at most MaxLogTail bytes.
 	LogTail []byte
 	Timing  Timing
 }
 
+// Outcome is how an invocation that ran has ended.
+type Outcome uint8
+
+// The outcomes. All but Succeeded have a FunctionError.
+const (
+	Succeeded Outcome = iota
+	// FunctionFailed: the handler raised an error, or answered what cannot be sent on.
+	FunctionFailed
+	// InitFailed: the INIT phase failed, for whatever reason, and the handler was never called.
+	InitFailed
+	TimedOut
+	OutOfMemory
+	// Crashed: the runtime ended or broke the protocol of invocations.
+	Crashed
+)
+
+var outcomeNames = [...]string{"succeeded", "function_failed", "init_failed", "timed_out", "out_of_memory", "crashed"}
+
+// String returns the outcome's name in lower case.
+func (o Outcome) String() string {
+	if int(o) < len(outcomeNames) {
+		return outcomeNames[o]
+	}
+	return fmt.Sprintf("Outcome(%d)", uint8(o))
+}
+
+// Start is how an environment came to its runtime process.
+type Start uint8
+
+// The kinds of starts.
+const (
+	// Warm: it was there.
+	Warm Start = iota
+	// Booted: its sandbox was booted for it.
+	Booted
+	// Adopted: it waited, in a sandbox that was booted ahead.
+	Adopted
+	// Restarted: it was started in a sandbox that was booted ahead.
+	Restarted
+)
+
+var startNames = [...]string{"warm", "booted", "adopted", "restarted"}
+
+// String returns the kind's name in lower case.
+func (s Start) String() string {
+	if int(s) < len(startNames) {
+		return startNames[s]
+	}
+	return fmt.Sprintf("Start(%d)", uint8(s))
+}
+
 // Timing says where the time of an invocation went. All but Handler are zero for a warm start.
 type Timing struct {
+	Start Start
 	// Sandbox is from the decision to start until the sandbox's first process runs; zero if one was booted ahead.
 	Sandbox time.Duration
 	// Mount is what it took to give a sandbox that was booted ahead the function's limits and files.

@@ -167,7 +167,7 @@ func (e *Environment) occupy(ctx context.Context, spec sandbox.Spec) (*failure, 
 		return nil, errors.Join(err, b.destroy())
 	}
 	e.box = b
-	e.cold = coldStart{timing: kiln.Timing{Sandbox: booted.Sub(begun), Guest: time.Since(booted)}}
+	e.cold = coldStart{timing: kiln.Timing{Start: kiln.Booted, Sandbox: booted.Sub(begun), Guest: time.Since(booted)}}
 	return failed, nil
 }
 
@@ -185,11 +185,14 @@ func (b *box) awaitReady(until time.Time) *initFailure {
 	case err == nil:
 		return &initFailure{failure: brokenProtocol()}
 	case isTimeout(err) && b.alive():
-		return &initFailure{failure: failure{Type: "Sandbox.Timedout", Status: "timeout"}, retry: true}
+		return &initFailure{failure: failure{Type: typeTimedOut, Status: "timeout"}, retry: true}
 	default:
 		return &initFailure{failure: b.cause(err)}
 	}
 }
+
+// Started says how the environment started and what that took. It may be called until the first Invoke.
+func (e *Environment) Started() kiln.Timing { return e.cold.timing }
 
 // Invoke runs one invocation and returns when the function answered, failed or ran out of time. If the environment is not
 // reusable, all that is left to do with it is Stop. fleet.ErrGone means that it had ended and has not started the invocation.
@@ -255,7 +258,9 @@ type outcome struct {
 	// fatal means that the environment cannot be used again.
 	fatal bool
 	// gone means that it had ended before it took the invocation.
-	gone   bool
+	gone bool
+	// init means that it failed before the handler was called.
+	init   bool
 	timing kiln.Timing
 }
 
@@ -276,7 +281,7 @@ func (e *Environment) run(ctx context.Context, inv kiln.Invocation) outcome {
 	}
 	o := outcome{fatal: true}
 	if f := cold.failed; f != nil {
-		o.payload, o.failed = f.body, &f.failure
+		o.payload, o.failed, o.init = f.body, &f.failure, true
 	} else {
 		o = e.exchange(inv, deadline)
 	}
@@ -367,7 +372,7 @@ func (e *Environment) conclude(inv kiln.Invocation, o outcome) kiln.Result {
 		RequestID: inv.ID, Version: e.cfg.Version.Qualifier, Handler: o.timing.Handler, Init: o.timing.Guest + o.timing.Init,
 		MemoryMB: e.cfg.Version.MemoryMB, UsedBytes: used, Failure: o.failed, FinishedAt: time.Now(),
 	}
-	res := kiln.Result{Payload: o.payload, Timing: o.timing, LogTail: e.box.logs.end(endLines(r))}
+	res := kiln.Result{Payload: o.payload, Outcome: o.kind(), Timing: o.timing, LogTail: e.box.logs.end(endLines(r))}
 	if o.functionError || o.failed != nil {
 		res.FunctionError = "Unhandled"
 	}

@@ -278,8 +278,12 @@ func TestAnEnvironmentAnswersOneCallAfterAnother(t *testing.T) {
 
 func TestTheFirstCallReportsTheColdStart(t *testing.T) {
 	f := start(t, (*guest).serve)
+	started := f.Started()
 	cold, _ := f.invoke(t, `{}`)
 	warm, _ := f.invoke(t, `{}`)
+	if cold.Timing.Start != kiln.Booted || warm.Timing.Start != kiln.Warm || started.Init != cold.Timing.Init {
+		t.Errorf("started %+v, cold %+v, warm %+v", started, cold.Timing, warm.Timing)
+	}
 	if cold.Timing.Sandbox == 0 || cold.Timing.Init == 0 || warm.Timing.Sandbox != 0 || warm.Timing.Init != 0 {
 		t.Errorf("cold %+v, warm %+v", cold.Timing, warm.Timing)
 	}
@@ -353,36 +357,37 @@ func TestFailuresAreToldAsAWSDoes(t *testing.T) {
 		script           func(*guest)
 		timeout          time.Duration
 		errorType, error string
+		outcome          kiln.Outcome
 		log              string
 	}{
 		"timeout": {
 			script:  func(g *guest) { g.ready(); g.next(); g.next() },
-			timeout: 50 * time.Millisecond, errorType: "Sandbox.Timedout", error: "Task timed out after 0.05 seconds",
+			timeout: 50 * time.Millisecond, errorType: "Sandbox.Timedout", error: "Task timed out after 0.05 seconds", outcome: kiln.TimedOut,
 			log: "Task timed out after 0.05 seconds",
 		},
 		"exit": {
 			script:    func(g *guest) { g.ready(); g.next(); g.exit("exit status 3") },
-			errorType: "Runtime.ExitError", error: "Runtime exited with error: exit status 3", log: "\tError Type: Runtime.ExitError",
+			errorType: "Runtime.ExitError", error: "Runtime exited with error: exit status 3", outcome: kiln.Crashed, log: "\tError Type: Runtime.ExitError",
 		},
 		"exit without a reason": {
 			script:    func(g *guest) { g.ready(); g.next(); g.exit("exit status 0") },
-			errorType: "Runtime.ExitError", error: "Runtime exited without providing a reason",
+			errorType: "Runtime.ExitError", error: "Runtime exited without providing a reason", outcome: kiln.Crashed,
 		},
 		"sandbox killed": {
 			script:    func(g *guest) { g.ready(); g.next(); g.die(errors.New("signal: killed")) },
-			errorType: "Runtime.ExitError", error: "Runtime exited with error: signal: killed",
+			errorType: "Runtime.ExitError", error: "Runtime exited with error: signal: killed", outcome: kiln.Crashed,
 		},
 		"out of memory": {
 			script:    func(g *guest) { g.ready(); g.next(); g.die(fmt.Errorf("sandbox ended: %w", sandbox.ErrKilledByMemory)) },
-			errorType: "Runtime.OutOfMemory", error: "Runtime exited with error: signal: killed", log: "\tError Type: Runtime.OutOfMemory",
+			errorType: "Runtime.OutOfMemory", error: "Runtime exited with error: signal: killed", outcome: kiln.OutOfMemory, log: "\tError Type: Runtime.OutOfMemory",
 		},
 		"exit in init": {
 			script:    func(g *guest) { g.exit("exit status 7") },
-			errorType: "Runtime.ExitError", error: "Runtime exited with error: exit status 7",
+			errorType: "Runtime.ExitError", error: "Runtime exited with error: exit status 7", outcome: kiln.InitFailed,
 		},
 		"answer to another request": {
 			script:    func(g *guest) { g.ready(); h, _, _ := g.next(); h.RequestID = "other"; g.answer(h, "1"); g.next() },
-			errorType: "Runtime.Unknown", error: "Runtime broke the protocol of invocations",
+			errorType: "Runtime.Unknown", error: "Runtime broke the protocol of invocations", outcome: kiln.Crashed,
 		},
 		"answer too large": {
 			script: func(g *guest) {
@@ -390,7 +395,7 @@ func TestFailuresAreToldAsAWSDoes(t *testing.T) {
 				h, _, _ := g.next()
 				g.answer(h, strings.Repeat("x", kiln.MaxResponse+1))
 			},
-			errorType: "Function.ResponseSizeTooLarge", error: "Response payload size exceeded maximum allowed payload size (6291556 bytes).",
+			errorType: "Function.ResponseSizeTooLarge", error: "Response payload size exceeded maximum allowed payload size (6291556 bytes).", outcome: kiln.FunctionFailed,
 		},
 		"rubbish": {
 			script: func(g *guest) {
@@ -399,7 +404,7 @@ func TestFailuresAreToldAsAWSDoes(t *testing.T) {
 				io.WriteString(g.invocations, "HTTP/1.1 200 OK\r\n\r\n")
 				g.next()
 			},
-			errorType: "Runtime.Unknown", error: "Runtime broke the protocol of invocations",
+			errorType: "Runtime.Unknown", error: "Runtime broke the protocol of invocations", outcome: kiln.Crashed,
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -410,8 +415,8 @@ func TestFailuresAreToldAsAWSDoes(t *testing.T) {
 			})
 			res, reusable := f.invoke(t, `{}`)
 			wantFailure(t, res, c.errorType, c.error)
-			if reusable || f.State() != Stopping {
-				t.Errorf("reusable %v, state %v", reusable, f.State())
+			if reusable || f.State() != Stopping || res.Outcome != c.outcome {
+				t.Errorf("reusable %v, state %v, outcome %v", reusable, f.State(), res.Outcome)
 			}
 			if !strings.Contains(string(res.LogTail), c.log) || !strings.Contains(string(res.LogTail), "\tStatus: ") {
 				t.Errorf("log %q", res.LogTail)
@@ -488,8 +493,8 @@ func TestARuntimeThatEndsBeforeItsFirstEventIsTold(t *testing.T) {
 	f := start(t, func(g *guest) { g.ready(); g.exit("exit status 5") })
 	res, reusable := f.invoke(t, `{}`)
 	wantFailure(t, res, "Runtime.ExitError", "Runtime exited with error: exit status 5")
-	if reusable {
-		t.Error("reusable")
+	if reusable || res.Outcome != kiln.Crashed {
+		t.Errorf("reusable %v, outcome %v", reusable, res.Outcome)
 	}
 }
 
@@ -501,8 +506,8 @@ func TestARuntimesOwnErrorIsPassedOn(t *testing.T) {
 		g.next()
 	})
 	res, reusable := f.invoke(t, `{}`)
-	if string(res.Payload) != `{"errorType":"ValueError"}` || res.FunctionError != "Unhandled" || !reusable {
-		t.Errorf("got %s %s reusable %v", res.Payload, res.FunctionError, reusable)
+	if string(res.Payload) != `{"errorType":"ValueError"}` || res.FunctionError != "Unhandled" || res.Outcome != kiln.FunctionFailed || !reusable {
+		t.Errorf("got %s %s %v reusable %v", res.Payload, res.FunctionError, res.Outcome, reusable)
 	}
 }
 
@@ -512,8 +517,8 @@ func TestAnInitErrorIsToldToTheFirstCaller(t *testing.T) {
 		g.next()
 	})
 	res, reusable := f.invoke(t, `{}`)
-	if string(res.Payload) != `{"errorType":"Runtime.ImportModuleError"}` || res.FunctionError != "Unhandled" || reusable {
-		t.Errorf("got %s %s reusable %v", res.Payload, res.FunctionError, reusable)
+	if string(res.Payload) != `{"errorType":"Runtime.ImportModuleError"}` || res.FunctionError != "Unhandled" || res.Outcome != kiln.InitFailed || reusable {
+		t.Errorf("got %s %s %v reusable %v", res.Payload, res.FunctionError, res.Outcome, reusable)
 	}
 	if _, _, err := f.Invoke(t.Context(), kiln.Invocation{}); !errors.Is(err, fleet.ErrGone) {
 		t.Errorf("the second call: %v", err)

@@ -20,8 +20,15 @@ type failure struct {
 	Bare bool
 }
 
+// The types that say more than that the runtime ended.
+const (
+	typeTimedOut    = "Sandbox.Timedout"
+	typeOutOfMemory = "Runtime.OutOfMemory"
+	typeTooLarge    = "Function.ResponseSizeTooLarge"
+)
+
 func timedOut(limit time.Duration) failure {
-	return failure{Type: "Sandbox.Timedout", Message: fmt.Sprintf("Task timed out after %.2f seconds", limit.Seconds()), Status: "timeout"}
+	return failure{Type: typeTimedOut, Message: fmt.Sprintf("Task timed out after %.2f seconds", limit.Seconds()), Status: "timeout"}
 }
 
 // exitedWith is a runtime that ended; status is as in wire.Exited.
@@ -33,7 +40,7 @@ func exitedWith(status string) failure {
 }
 
 func outOfMemory() failure {
-	return failure{Type: "Runtime.OutOfMemory", Message: "Runtime exited with error: signal: killed", Status: "error"}
+	return failure{Type: typeOutOfMemory, Message: "Runtime exited with error: signal: killed", Status: "error"}
 }
 
 func invalidEntrypoint(reason string) failure {
@@ -42,7 +49,7 @@ func invalidEntrypoint(reason string) failure {
 
 func responseTooLarge() failure {
 	return failure{
-		Type:    "Function.ResponseSizeTooLarge",
+		Type:    typeTooLarge,
 		Message: fmt.Sprintf("Response payload size exceeded maximum allowed payload size (%d bytes).", kiln.MaxResponse),
 		Status:  "error",
 		Bare:    true,
@@ -52,6 +59,28 @@ func responseTooLarge() failure {
 // brokenProtocol is a runtime that sent what no runtime sends.
 func brokenProtocol() failure {
 	return failure{Type: "Runtime.Unknown", Message: "Runtime broke the protocol of invocations", Status: "error"}
+}
+
+// kind is what the caller is told of o, in one word.
+func (o outcome) kind() kiln.Outcome {
+	switch {
+	case o.init:
+		return kiln.InitFailed
+	case o.functionError:
+		return kiln.FunctionFailed
+	case o.failed == nil:
+		return kiln.Succeeded
+	}
+	switch o.failed.Type {
+	case typeTimedOut:
+		return kiln.TimedOut
+	case typeOutOfMemory:
+		return kiln.OutOfMemory
+	case typeTooLarge:
+		return kiln.FunctionFailed
+	default:
+		return kiln.Crashed
+	}
 }
 
 // payload is the error object that the caller of the invocation gets.

@@ -127,7 +127,11 @@ func (e *Environment) occupySpare(ctx context.Context, s *Spare, limits sandbox.
 		}
 	}
 	e.box = s.box
-	e.cold = coldStart{timing: kiln.Timing{Mount: furnished.Sub(begun), Guest: time.Since(furnished)}}
+	start := kiln.Restarted
+	if process.Adopt {
+		start = kiln.Adopted
+	}
+	e.cold = coldStart{timing: kiln.Timing{Start: start, Mount: furnished.Sub(begun), Guest: time.Since(furnished)}}
 	return failed, nil
 }
 

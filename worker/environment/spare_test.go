@@ -4,6 +4,7 @@ import (
 	"slices"
 	"testing"
 
+	"kiln"
 	"kiln/worker/sandbox"
 	"kiln/worker/wire"
 )
@@ -27,7 +28,7 @@ func inSpare(t *testing.T, adopt bool) func(*Config) {
 
 func TestASpareSandboxBecomesAFunctions(t *testing.T) {
 	f := start(t, (*guest).serve, inSpare(t, true))
-	if res, reusable := f.invoke(t, `{"n":1}`); string(res.Payload) != `{"n":1}` || !reusable || res.Timing.Init == 0 {
+	if res, reusable := f.invoke(t, `{"n":1}`); string(res.Payload) != `{"n":1}` || !reusable || res.Timing.Init == 0 || res.Timing.Start != kiln.Adopted {
 		t.Errorf("got %s %+v, reusable %v", res.Payload, res.Timing, reusable)
 	}
 	b := f.engine.boxes[0]
@@ -44,8 +45,8 @@ func TestASpareSandboxBecomesAFunctions(t *testing.T) {
 
 func TestAProcessThatCannotBeAdoptedIsReplaced(t *testing.T) {
 	f := start(t, (*guest).serve, inSpare(t, false))
-	if res, _ := f.invoke(t, `1`); string(res.Payload) != `1` {
-		t.Errorf("got %s", res.Payload)
+	if res, _ := f.invoke(t, `1`); string(res.Payload) != `1` || res.Timing.Start != kiln.Restarted {
+		t.Errorf("got %s %+v", res.Payload, res.Timing)
 	}
 	if g := f.engine.boxes[0].guest; g.start.Adopt || g.begin.Type != "" || len(f.engine.boxes) != 1 {
 		t.Errorf("the guest was told %+v", g.start)
@@ -59,8 +60,8 @@ func TestASpareThatHasEndedCostsATryAndNoMore(t *testing.T) {
 		}
 		<-c.Spare.Ended()
 	})
-	if res, _ := f.invoke(t, `1`); string(res.Payload) != `1` {
-		t.Errorf("got %s", res.Payload)
+	if res, _ := f.invoke(t, `1`); string(res.Payload) != `1` || res.Timing.Start != kiln.Booted {
+		t.Errorf("got %s %+v", res.Payload, res.Timing)
 	}
 	if len(f.engine.boxes) != 2 || f.engine.boxes[1].guest.start.Adopt {
 		t.Errorf("%d sandboxes", len(f.engine.boxes))
