@@ -5,6 +5,7 @@ package fleet
 import (
 	"context"
 	"errors"
+	"fmt"
 
 	"kiln"
 )
@@ -34,6 +35,38 @@ type Worker interface {
 	// that the environment had ended before it could take the invocation, which was not started.
 	Invoke(ctx context.Context, id EnvironmentID, inv kiln.Invocation) (res kiln.Result, reusable bool, err error)
 
-	// Stop ends an environment. Stopping one that has ended does nothing.
-	Stop(id EnvironmentID)
+	// Stop ends an environment, for the reason given. Stopping one that has ended does nothing.
+	Stop(id EnvironmentID, why End)
+}
+
+// End is why an environment ended.
+type End uint8
+
+// The reasons. The first four are those of the data plane.
+const (
+	// Idle: no invocation came for long.
+	Idle End = iota
+	// Aged: it was as old as an environment may become.
+	Aged
+	// Retired: its deployment is no longer current.
+	Retired
+	// Evicted: its memory was needed for another.
+	Evicted
+	// Drained: the worker ended.
+	Drained
+	InitFailed
+	TimedOut
+	OutOfMemory
+	// Crashed: the runtime or the sandbox ended by itself, or broke the protocol of invocations.
+	Crashed
+)
+
+var endNames = [...]string{"idle", "aged", "retired", "evicted", "drained", "init_failed", "timed_out", "out_of_memory", "crashed"}
+
+// String returns the reason's name in lower case.
+func (e End) String() string {
+	if int(e) < len(endNames) {
+		return endNames[e]
+	}
+	return fmt.Sprintf("End(%d)", uint8(e))
 }

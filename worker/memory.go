@@ -13,6 +13,9 @@ type Memory struct {
 // NewMemory returns memory of which nothing is promised.
 func NewMemory(mb int) *Memory { return &Memory{total: mb} }
 
+// Total is what may be promised in all.
+func (m *Memory) Total() int { return m.total }
+
 // Reserve promises mb, or reports that so much is not left.
 func (m *Memory) Reserve(mb int) bool {
 	m.mu.Lock()

@@ -9,7 +9,10 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"slices"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"kiln"
 	"kiln/fleet"
@@ -37,7 +40,18 @@ type Config struct {
 	Memory *Memory
 	// Ended is told of environments that end by themselves; nil means nobody is.
 	Ended fleet.Ended
-	Log   *slog.Logger
+	// Observer is told of starts and ends; nil means that nobody is.
+	Observer Observer
+	Log      *slog.Logger
+}
+
+// Observer counts environments. Its methods must not block, and may be called from several goroutines at once.
+type Observer interface {
+	// Started tells that an environment of a runtime has gone through INIT, and what that took: t its parts, total all of it with what
+	// no part names.
+	Started(runtime string, t kiln.Timing, total time.Duration)
+	// Ended tells that nothing is left of an environment.
+	Ended(why fleet.End)
 }
 
 // Node is a fleet.Worker. Run must be running.
@@ -50,6 +64,8 @@ type Node struct {
 
 	// ends are environments being destroyed, which Run waits for.
 	ends sync.WaitGroup
+	// starting and stopping are how many environments nobody can find yet or any more.
+	starting, stopping atomic.Int64
 }
 
 // resident is an environment of this node.
@@ -68,10 +84,13 @@ func New(cfg Config) *Node {
 
 // Start implements fleet.Worker.
 func (n *Node) Start(ctx context.Context, v *kiln.Version) (fleet.EnvironmentID, error) {
+	begun := time.Now()
 	memory := v.MemoryMB + overheadMB
 	if err := n.reserve(memory); err != nil {
 		return "", err
 	}
+	n.starting.Add(1)
+	defer n.starting.Add(-1)
 	id, r, err := n.start(ctx, v)
 	if errors.Is(err, errBoot) && ctx.Err() == nil && kiln.KindOf(err) != kiln.Unavailable {
 		// Nothing of the function has run, and what failed was the platform's: a sandbox or its launcher that died.
@@ -83,8 +102,9 @@ func (n *Node) Start(ctx context.Context, v *kiln.Version) (fleet.EnvironmentID,
 		return "", err
 	}
 	r.memoryMB = memory
+	n.observeStart(v.Runtime, r.Started(), time.Since(begun))
 	if !n.admit(id, r) {
-		n.end(id, r)
+		n.end(id, r, fleet.Drained)
 		return "", errDraining()
 	}
 	return id, nil
@@ -114,7 +134,7 @@ func (n *Node) lose(id fleet.EnvironmentID) {
 	_, ok := n.environments[id]
 	ok = ok && !n.draining // Run ends it, and waits for ends that were begun before only
 	if ok {
-		n.ends.Go(func() { n.Stop(id) })
+		n.ends.Go(func() { n.Stop(id, fleet.Crashed) })
 	}
 	n.mu.Unlock()
 	if ok && n.cfg.Ended != nil {
@@ -133,29 +153,60 @@ func (n *Node) Invoke(ctx context.Context, id fleet.EnvironmentID, inv kiln.Invo
 	res, reusable, err := r.Invoke(ctx, inv)
 	if !reusable {
 		// The caller has its answer while the sandbox is destroyed.
-		n.ends.Go(func() { n.Stop(id) })
+		n.ends.Go(func() { n.Stop(id, endOf(res, err)) })
 	}
 	return res, reusable, err
 }
 
+// endOf is why an environment that has returned res and err, and takes no more invocations, has ended.
+func endOf(res kiln.Result, err error) fleet.End {
+	switch {
+	case kiln.KindOf(err) == kiln.Unavailable:
+		return fleet.Drained // it was killed
+	case err != nil:
+		return fleet.Crashed
+	}
+	switch res.Outcome {
+	case kiln.InitFailed:
+		return fleet.InitFailed
+	case kiln.TimedOut:
+		return fleet.TimedOut
+	case kiln.OutOfMemory:
+		return fleet.OutOfMemory
+	default:
+		return fleet.Crashed
+	}
+}
+
 // Stop implements fleet.Worker.
-func (n *Node) Stop(id fleet.EnvironmentID) {
+func (n *Node) Stop(id fleet.EnvironmentID, why fleet.End) {
 	n.mu.Lock()
 	r := n.environments[id]
 	delete(n.environments, id)
 	n.mu.Unlock()
 	if r != nil {
-		n.end(id, r)
+		n.end(id, r, why)
 	}
 }
 
 // end destroys an environment that nobody can find any more, and gives back what it held.
-func (n *Node) end(id fleet.EnvironmentID, r *resident) {
+func (n *Node) end(id fleet.EnvironmentID, r *resident, why fleet.End) {
+	n.stopping.Add(1)
+	defer n.stopping.Add(-1)
 	if err := r.Environment.Stop(); err != nil {
 		n.cfg.Log.Error("stop environment", "environment", id, "err", err)
 	}
 	r.release()
 	n.cfg.Memory.Release(r.memoryMB)
+	if n.cfg.Observer != nil {
+		n.cfg.Observer.Ended(why)
+	}
+}
+
+func (n *Node) observeStart(runtime string, t kiln.Timing, total time.Duration) {
+	if n.cfg.Observer != nil {
+		n.cfg.Observer.Started(runtime, t, total)
+	}
 }
 
 // Abandon ends every environment at once, and lets none come any more. Invocations that run fail as Unavailable.
@@ -183,7 +234,7 @@ func (n *Node) Run(ctx context.Context) error {
 				if err := residents[id].Kill(); err != nil {
 					n.cfg.Log.Error("kill environment", "environment", id, "err", err)
 				}
-				n.Stop(id)
+				n.Stop(id, fleet.Drained)
 			}
 		})
 	}
@@ -204,6 +255,20 @@ func (n *Node) Environments() int {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return len(n.environments)
+}
+
+// States is how many environments are in each state that there is one in. One that starts is in Starting until INIT has ended.
+func (n *Node) States() map[environment.State]int {
+	n.mu.Lock()
+	residents := slices.Collect(maps.Values(n.environments))
+	n.mu.Unlock()
+	states := map[environment.State]int{
+		environment.Starting: int(n.starting.Load()), environment.Stopping: int(n.stopping.Load()),
+	}
+	for _, r := range residents {
+		states[r.State()]++
+	}
+	return states
 }
 
 func (n *Node) reserve(mb int) error {

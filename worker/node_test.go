@@ -6,6 +6,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -27,7 +28,26 @@ type preparer struct {
 	breakNow bool // the next runtime closes its line instead of answering
 	engine   *echoEngine
 	// ended are the environments that the node has told of; there is room for as many as it has.
-	ended chan fleet.EnvironmentID
+	ended  chan fleet.EnvironmentID
+	starts []kiln.Start
+	ends   []fleet.End
+}
+
+// Started implements Observer.
+func (p *preparer) Started(_ string, t kiln.Timing, total time.Duration) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if total < t.Sandbox+t.Guest+t.Init {
+		panic("the whole start took less than its parts")
+	}
+	p.starts = append(p.starts, t.Start)
+}
+
+// Ended implements Observer.
+func (p *preparer) Ended(why fleet.End) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.ends = append(p.ends, why)
 }
 
 func (p *preparer) Prepare(_ context.Context, v *kiln.Version) (environment.Config, func(), error) {
@@ -144,7 +164,7 @@ func (b *echoBox) Destroy() error {
 func running(t *testing.T) (*Node, *preparer, func()) {
 	p := &preparer{memory: NewMemory(2 * (128 + overheadMB)), engine: &echoEngine{}, ended: make(chan fleet.EnvironmentID, 2)}
 	n := New(Config{
-		Preparer: p, Memory: p.memory, Ended: func(id fleet.EnvironmentID) { p.ended <- id }, Log: slog.New(slog.DiscardHandler),
+		Preparer: p, Memory: p.memory, Observer: p, Ended: func(id fleet.EnvironmentID) { p.ended <- id }, Log: slog.New(slog.DiscardHandler),
 	})
 	ctx, cancel := context.WithCancel(t.Context())
 	var wg sync.WaitGroup
@@ -195,7 +215,7 @@ func TestMemoryIsPromisedToNoMoreThanFit(t *testing.T) {
 	if _, err := n.Start(t.Context(), big); kiln.KindOf(err) != kiln.Unavailable || errors.Is(err, fleet.ErrNoRoom) {
 		t.Errorf("one that can never fit: %v", err)
 	}
-	n.Stop(first)
+	n.Stop(first, fleet.Idle)
 	mustStart(t, n)
 	if p.count() != 2 {
 		t.Errorf("%d environments hold their code", p.count())
@@ -244,6 +264,9 @@ func TestWhatCannotBeUsedAgainEndsByItself(t *testing.T) {
 	if n.Environments() != 0 || p.count() != 0 {
 		t.Errorf("%d environments and %d holds are left", n.Environments(), p.count())
 	}
+	if !slices.Equal(p.ends, []fleet.End{fleet.Crashed}) {
+		t.Errorf("the observer was told of the ends %v", p.ends)
+	}
 }
 
 func TestDrainingEndsEverythingAndTakesNothing(t *testing.T) {
@@ -256,6 +279,49 @@ func TestDrainingEndsEverythingAndTakesNothing(t *testing.T) {
 	}
 	if _, err := n.Start(t.Context(), version()); kiln.KindOf(err) != kiln.Unavailable {
 		t.Errorf("a start while draining: %v", err)
+	}
+	if !slices.Equal(p.ends, []fleet.End{fleet.Drained, fleet.Drained}) || !slices.Equal(p.starts, []kiln.Start{kiln.Booted, kiln.Booted}) {
+		t.Errorf("the observer was told of the starts %v and the ends %v", p.starts, p.ends)
+	}
+}
+
+func TestEnvironmentsAreCountedByState(t *testing.T) {
+	n, p, end := running(t)
+	first := mustStart(t, n)
+	mustStart(t, n)
+	if s := n.States(); s[environment.Idle] != 2 || s[environment.Starting] != 0 {
+		t.Errorf("after two starts: %v", s)
+	}
+	n.Stop(first, fleet.Evicted)
+	if s := n.States(); s[environment.Idle] != 1 || s[environment.Stopping] != 0 {
+		t.Errorf("after one's end: %v", s)
+	}
+	end()
+	if s := n.States(); s[environment.Idle] != 0 || s[environment.Stopping] != 0 {
+		t.Errorf("at the end: %v", s)
+	}
+	if !slices.Equal(p.ends, []fleet.End{fleet.Evicted, fleet.Drained}) {
+		t.Errorf("the observer was told of the ends %v", p.ends)
+	}
+}
+
+func TestWhyAnEnvironmentEndedFollowsFromItsLastInvocation(t *testing.T) {
+	for _, c := range []struct {
+		outcome kiln.Outcome
+		err     error
+		want    fleet.End
+	}{
+		{kiln.InitFailed, nil, fleet.InitFailed},
+		{kiln.TimedOut, nil, fleet.TimedOut},
+		{kiln.OutOfMemory, nil, fleet.OutOfMemory},
+		{kiln.Crashed, nil, fleet.Crashed},
+		{kiln.FunctionFailed, nil, fleet.Crashed}, // an answer too large to be read to its end
+		{kiln.Succeeded, fleet.ErrGone, fleet.Crashed},
+		{kiln.Succeeded, kiln.Errorf(kiln.Unavailable, "killed"), fleet.Drained},
+	} {
+		if got := endOf(kiln.Result{Outcome: c.outcome}, c.err); got != c.want {
+			t.Errorf("%v, %v: %v", c.outcome, c.err, got)
+		}
 	}
 }
 

@@ -277,7 +277,7 @@ func TestAFunctionSeesNoDifferenceInASandboxThatWaited(t *testing.T) {
 func (r *rack) describe(t *testing.T, v *kiln.Version) description {
 	t.Helper()
 	res, id := r.call(v)
-	defer r.Stop(id)
+	defer r.Stop(id, fleet.Idle)
 	var d description
 	if err := json.Unmarshal(res.Payload, &d); err != nil || res.FunctionError != "" {
 		t.Fatalf("%s %s: %v\n%s", res.FunctionError, res.Payload, err, res.LogTail)

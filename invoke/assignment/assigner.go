@@ -41,7 +41,7 @@ type Assigner struct {
 	mu    sync.Mutex
 	table *Table // +checklocks:mu
 	// doomed are environments that Run has yet to stop: at most as many as the worker has.
-	doomed []fleet.EnvironmentID // +checklocks:mu
+	doomed []doomed // +checklocks:mu
 
 	// wake tells Run that there are doomed ones; one token is enough.
 	wake chan struct{}
@@ -54,6 +54,12 @@ const (
 	// minTick bounds that.
 	minTick = 10 * time.Millisecond
 )
+
+// doomed is an environment that is to be stopped.
+type doomed struct {
+	id  fleet.EnvironmentID
+	why fleet.End
+}
 
 // stopParallelism bounds how many environments are stopped at a time: one that is slow to end must not hold up the others.
 const stopParallelism = 4
@@ -120,7 +126,7 @@ func (a *Assigner) start(ctx context.Context, v *kiln.Version) (fleet.Environmen
 		if !ok {
 			return "", err
 		}
-		a.cfg.Worker.Stop(victim)
+		a.cfg.Worker.Stop(victim, fleet.Evicted)
 	}
 }
 
@@ -128,11 +134,12 @@ func (a *Assigner) start(ctx context.Context, v *kiln.Version) (fleet.Environmen
 func (a *Assigner) release(id fleet.EnvironmentID, reusable bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	switch {
-	case !reusable:
+	if !reusable {
 		a.table.Drop(id)
-	case !a.table.Put(id, time.Now()):
-		a.doom(id)
+		return
+	}
+	if why, ok := a.table.Put(id, time.Now()); !ok {
+		a.doom(why, id)
 	}
 }
 
@@ -141,7 +148,7 @@ func (a *Assigner) release(id fleet.EnvironmentID, reusable bool) {
 func (a *Assigner) Retire(deployment string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.doom(a.table.Retire(deployment)...)
+	a.doom(fleet.Retired, a.table.Retire(deployment)...)
 }
 
 // Ended is fleet.Ended: no invocation is given to the environment any more.
@@ -154,8 +161,10 @@ func (a *Assigner) Ended(id fleet.EnvironmentID) {
 // doom hands environments to Run.
 //
 // +checklocks:a.mu
-func (a *Assigner) doom(ids ...fleet.EnvironmentID) {
-	a.doomed = append(a.doomed, ids...)
+func (a *Assigner) doom(why fleet.End, ids ...fleet.EnvironmentID) {
+	for _, id := range ids {
+		a.doomed = append(a.doomed, doomed{id, why})
+	}
 	select {
 	case a.wake <- struct{}{}:
 	default:
@@ -177,8 +186,8 @@ func (a *Assigner) Run(ctx context.Context) error {
 		case now := <-tick.C:
 			a.expire(now)
 		}
-		for _, id := range a.takeDoomed() {
-			stops.Go(func() error { a.cfg.Worker.Stop(id); return nil })
+		for _, d := range a.takeDoomed() {
+			stops.Go(func() error { a.cfg.Worker.Stop(d.id, d.why); return nil })
 		}
 	}
 }
@@ -186,13 +195,14 @@ func (a *Assigner) Run(ctx context.Context) error {
 func (a *Assigner) expire(now time.Time) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.doomed = append(a.doomed, a.table.Expire(now.Add(-a.cfg.IdleTimeout), now)...)
+	a.doom(fleet.Idle, a.table.Expire(now.Add(-a.cfg.IdleTimeout))...)
+	a.doom(fleet.Aged, a.table.Age(now)...)
 }
 
-func (a *Assigner) takeDoomed() []fleet.EnvironmentID {
+func (a *Assigner) takeDoomed() []doomed {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	ids := a.doomed
+	taken := a.doomed
 	a.doomed = nil
-	return ids
+	return taken
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -21,6 +22,8 @@ type fakeWorker struct {
 	alive   map[fleet.EnvironmentID]bool
 	busy    map[fleet.EnvironmentID]bool
 	handler func(fleet.EnvironmentID) (reusable bool, err error)
+	// ends are the reasons of Stop.
+	ends []fleet.End
 }
 
 func newFakeWorker(room int) *fakeWorker {
@@ -64,10 +67,11 @@ func (w *fakeWorker) Invoke(_ context.Context, id fleet.EnvironmentID, inv kiln.
 	return kiln.Result{Payload: inv.Payload}, reusable, err
 }
 
-func (w *fakeWorker) Stop(id fleet.EnvironmentID) {
+func (w *fakeWorker) Stop(id fleet.EnvironmentID, why fleet.End) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	delete(w.alive, id)
+	w.ends = append(w.ends, why)
 }
 
 func (w *fakeWorker) count() (alive, made int) {
@@ -131,7 +135,7 @@ func TestAnEnvironmentThatEndedIsReplaced(t *testing.T) {
 	if _, err := a.Invoke(t.Context(), v, kiln.Invocation{}); err != nil {
 		t.Fatal(err)
 	}
-	w.Stop("env1")
+	w.Stop("env1", fleet.Crashed)
 	if _, err := a.Invoke(t.Context(), v, kiln.Invocation{}); err != nil {
 		t.Errorf("the call that met a dead environment: %v", err)
 	}
@@ -156,6 +160,9 @@ func TestRoomIsMadeByEndingIdleEnvironments(t *testing.T) {
 		if _, err := a.Invoke(t.Context(), &kiln.Version{Deployment: d}, kiln.Invocation{}); err != nil {
 			t.Errorf("%s: %v", d, err)
 		}
+	}
+	if !slices.Equal(w.ends, []fleet.End{fleet.Evicted}) {
+		t.Errorf("ended as %v", w.ends)
 	}
 	w.handler = func(fleet.EnvironmentID) (bool, error) {
 		_, err := a.Invoke(t.Context(), &kiln.Version{Deployment: "d3"}, kiln.Invocation{})
@@ -186,6 +193,9 @@ func TestIdleEnvironmentsEnd(t *testing.T) {
 		synctest.Wait()
 		if alive, _ := w.count(); alive != 0 {
 			t.Error("still there after its idle time")
+		}
+		if !slices.Equal(w.ends, []fleet.End{fleet.Idle}) {
+			t.Errorf("ended as %v", w.ends)
 		}
 	})
 }
@@ -253,6 +263,9 @@ func TestRetiredEnvironmentsEndWhenTheirInvocationIsDone(t *testing.T) {
 		synctest.Wait()
 		if alive, _ := w.count(); alive != 0 {
 			t.Error("the environment outlived its deployment")
+		}
+		if !slices.Equal(w.ends, []fleet.End{fleet.Retired}) {
+			t.Errorf("ended as %v", w.ends)
 		}
 	})
 }

@@ -83,20 +83,27 @@ func (t *Table) Add(d string, s Start) {
 // Cancel says that the environment which Take had none of could not be started.
 func (t *Table) Cancel(d string) { t.leave(d) }
 
-// Put makes a busy environment idle. If it returns false the environment has ended, is too old or of a retired deployment, and the
-// caller must stop it.
-func (t *Table) Put(id fleet.EnvironmentID, now time.Time) bool {
+// Put makes a busy environment idle. If it returns false the environment is of no more use, for the reason given, and the caller must
+// stop it.
+func (t *Table) Put(id fleet.EnvironmentID, now time.Time) (why fleet.End, ok bool) {
 	e := t.environments[id]
 	dep := t.leave(e.deployment)
-	if dep.retired || e.ended || !now.Before(e.until) {
-		delete(t.environments, id)
-		return false
+	switch {
+	case dep.retired:
+		why = fleet.Retired
+	case e.ended:
+		why = fleet.Crashed
+	case !now.Before(e.until):
+		why = fleet.Aged
+	default:
+		e.since, e.value = now, t.floor+worth(dep.startTime, e.memoryMB)
+		dep.idle = append(dep.idle, e)
+		heap.Push(&t.ranking, e)
+		t.deployments[e.deployment] = dep
+		return why, true
 	}
-	e.since, e.value = now, t.floor+worth(dep.startTime, e.memoryMB)
-	dep.idle = append(dep.idle, e)
-	heap.Push(&t.ranking, e)
-	t.deployments[e.deployment] = dep
-	return true
+	delete(t.environments, id)
+	return why, false
 }
 
 // worth is what an idle environment adds to the floor while it is used: the time that another start would take, for each MB that it
@@ -186,17 +193,26 @@ func (t *Table) removeAll(all []*environment) []fleet.EnvironmentID {
 	return out
 }
 
-// Expire returns the idle environments that have been idle since before cutoff, or are too old now, and forgets them. The caller
-// must stop them.
-func (t *Table) Expire(cutoff, now time.Time) []fleet.EnvironmentID {
-	var old []*environment
+// Expire forgets the environments that have been idle since before cutoff, and returns them. The caller must stop them.
+func (t *Table) Expire(cutoff time.Time) []fleet.EnvironmentID {
+	return t.removeIf(func(e *environment) bool { return e.since.Before(cutoff) })
+}
+
+// Age forgets the idle environments that are as old as they may become, and returns them. The caller must stop them.
+func (t *Table) Age(now time.Time) []fleet.EnvironmentID {
+	return t.removeIf(func(e *environment) bool { return !now.Before(e.until) })
+}
+
+// removeIf forgets idle environments, the one that has been idle longest first.
+func (t *Table) removeIf(of func(*environment) bool) []fleet.EnvironmentID {
+	var found []*environment
 	for _, e := range t.ranking {
-		if e.since.Before(cutoff) || !now.Before(e.until) {
-			old = append(old, e)
+		if of(e) {
+			found = append(found, e)
 		}
 	}
-	slices.SortFunc(old, func(a, b *environment) int { return a.since.Compare(b.since) })
-	return t.removeAll(old)
+	slices.SortFunc(found, func(a, b *environment) int { return a.since.Compare(b.since) })
+	return t.removeAll(found)
 }
 
 // Evict forgets the idle environment that is worth least and returns it; of equals, the one that has been idle longest. The caller must

@@ -69,7 +69,7 @@ func TestRetiringStopsIdleEnvironmentsAndRefusesBusyOnes(t *testing.T) {
 	if got := table.Retire("d"); !slices.Equal(got, []fleet.EnvironmentID{"a", "b"}) {
 		t.Errorf("retired %v", got)
 	}
-	if table.Put(busy, at(9)) {
+	if _, ok := table.Put(busy, at(9)); ok {
 		t.Error("a busy environment of a retired deployment became idle")
 	}
 	if !isEmpty(table) {
@@ -80,10 +80,10 @@ func TestRetiringStopsIdleEnvironmentsAndRefusesBusyOnes(t *testing.T) {
 func TestWhatIsIdleTooLongExpiresOldestFirst(t *testing.T) {
 	table := NewTable()
 	fill(table, "d", "a", "b", "c") // idle since 0, 1, 2
-	if got := table.Expire(at(2), at(9)); !slices.Equal(got, []fleet.EnvironmentID{"a", "b"}) {
+	if got := table.Expire(at(2)); !slices.Equal(got, []fleet.EnvironmentID{"a", "b"}) {
 		t.Errorf("expired %v", got)
 	}
-	if got := table.Expire(at(3), at(9)); !slices.Equal(got, []fleet.EnvironmentID{"c"}) {
+	if got := table.Expire(at(3)); !slices.Equal(got, []fleet.EnvironmentID{"c"}) {
 		t.Errorf("expired %v", got)
 	}
 	if !isEmpty(table) {
@@ -96,16 +96,18 @@ func TestWhatIsTooOldExpiresAndDoesNotBecomeIdle(t *testing.T) {
 	for id, until := range map[fleet.EnvironmentID]time.Time{"a": at(10), "b": at(20), "c": at(30)} {
 		addAs(table, "d", Start{ID: id, Until: until})
 	}
-	if table.Put("a", at(10)) {
+	if why, ok := table.Put("a", at(10)); ok || why != fleet.Aged {
 		t.Error("an environment became idle when it was too old")
 	}
-	if !table.Put("b", at(11)) || !table.Put("c", at(12)) {
+	_, ok1 := table.Put("b", at(11))
+	_, ok2 := table.Put("c", at(12))
+	if !ok1 || !ok2 {
 		t.Error("an environment did not become idle though it was not too old")
 	}
-	if got := table.Expire(at(0), at(19)); len(got) != 0 {
+	if got := table.Age(at(19)); len(got) != 0 {
 		t.Errorf("expired %v", got)
 	}
-	if got := table.Expire(at(0), at(20)); !slices.Equal(got, []fleet.EnvironmentID{"b"}) {
+	if got := table.Age(at(20)); !slices.Equal(got, []fleet.EnvironmentID{"b"}) {
 		t.Errorf("expired %v", got)
 	}
 }
@@ -191,7 +193,7 @@ func TestAnEnvironmentThatEndsIsForgotten(t *testing.T) {
 		}
 	}
 	table.Ended("a")
-	if table.Put("a", at(9)) {
+	if _, ok := table.Put("a", at(9)); ok {
 		t.Error("an environment became idle that had ended while it was busy")
 	}
 	table.Drop("c")
