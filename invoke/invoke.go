@@ -22,11 +22,19 @@ type Runner interface {
 	Invoke(ctx context.Context, v *kiln.Version, inv kiln.Invocation) (kiln.Result, error)
 }
 
+// Observer counts invocations. It is called from many goroutines at once.
+type Observer interface {
+	// Invoked tells how an invocation ended, refused ones included, and how long it took in all. It must neither block nor keep res.
+	Invoked(res *kiln.Result, err error, took time.Duration)
+}
+
 // Service invokes functions. It is safe for concurrent use.
 type Service struct {
 	Resolver Resolver
 	Limiter  *admission.Limiter
 	Runner   Runner
+	// Observer is told of every Invoke; nil means that nobody is.
+	Observer Observer
 }
 
 // Target names what to invoke.
@@ -42,6 +50,15 @@ const startAllowance = 2 * time.Minute
 // Invoke runs inv and returns the version that ran it. An invocation that has begun goes on when the caller goes away, as on
 // AWS.
 func (s *Service) Invoke(ctx context.Context, t Target, inv kiln.Invocation) (kiln.Result, *kiln.Version, error) {
+	begun := time.Now()
+	res, v, err := s.invoke(ctx, t, inv)
+	if s.Observer != nil {
+		s.Observer.Invoked(&res, err, time.Since(begun))
+	}
+	return res, v, err
+}
+
+func (s *Service) invoke(ctx context.Context, t Target, inv kiln.Invocation) (kiln.Result, *kiln.Version, error) {
 	v, err := s.resolve(ctx, t)
 	if err != nil {
 		return kiln.Result{}, nil, err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"testing"
+	"time"
 
 	"kiln"
 	"kiln/invoke/admission"
@@ -98,5 +99,30 @@ func TestAnInvocationOutlivesItsCaller(t *testing.T) {
 	})
 	if res, _, err := s.Invoke(ctx, target, kiln.Invocation{}); err != nil || string(res.Payload) != "1" {
 		t.Errorf("got %s, %v", res.Payload, err)
+	}
+}
+
+// observer remembers what it was told.
+type observer struct {
+	outcomes []kiln.Outcome
+	errs     []error
+}
+
+func (o *observer) Invoked(res *kiln.Result, err error, _ time.Duration) {
+	o.outcomes, o.errs = append(o.outcomes, res.Outcome), append(o.errs, err)
+}
+
+func TestTheObserverIsToldOfEveryInvocation(t *testing.T) {
+	o := &observer{}
+	s := service(kiln.StateActive, func(context.Context) (kiln.Result, error) { return kiln.Result{Outcome: kiln.TimedOut}, nil })
+	s.Observer = o
+	for _, name := range []kiln.FunctionName{"f", "missing"} {
+		_, _, err := s.Invoke(t.Context(), Target{Account: target.Account, Function: name}, kiln.Invocation{})
+		if len(o.errs) == 0 || !errors.Is(o.errs[len(o.errs)-1], err) {
+			t.Errorf("%s: told %v, want %v", name, o.errs, err)
+		}
+	}
+	if len(o.outcomes) != 2 || o.outcomes[0] != kiln.TimedOut || kiln.KindOf(o.errs[1]) != kiln.ResourceNotFound {
+		t.Errorf("told %v, %v", o.outcomes, o.errs)
 	}
 }
