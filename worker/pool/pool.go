@@ -56,6 +56,8 @@ type Pool[S Spare] struct {
 	demands map[runtime.Class]*demand      // +checklocks:mu
 	// taken is when a sandbox was taken last.
 	taken time.Time // +checklocks:mu
+	// yielded is how many were given up for their memory.
+	yielded int // +checklocks:mu
 
 	// watches are what follows the sandboxes that wait, and what destroys others.
 	watches sync.WaitGroup
@@ -116,21 +118,39 @@ func (p *Pool[S]) nearest(c runtime.Class) (runtime.Class, bool) {
 func (p *Pool[S]) Yield() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	c, ok := p.leastWanted()
+	if !ok {
+		return false
+	}
+	p.discard(p.remove(c, p.waiting[c][0]))
+	p.yielded++
+	return true
+}
+
+// leastWanted is the class that was asked for longest ago, of those of which one waits.
+//
+// +checklocks:p.mu
+func (p *Pool[S]) leastWanted() (runtime.Class, bool) {
 	classes := inUse(time.Now(), p.demands)
 	slices.Reverse(classes) // the one that was asked for longest ago first
 	for _, c := range classes {
-		if members := p.waiting[c]; len(members) > 0 {
-			p.discard(p.remove(c, members[0]))
-			return true
+		if len(p.waiting[c]) > 0 {
+			return c, true
 		}
 	}
 	for c, members := range p.waiting { // of classes that are not in use any more
 		if len(members) > 0 {
-			p.discard(p.remove(c, members[0]))
-			return true
+			return c, true
 		}
 	}
-	return false
+	return runtime.Class{}, false
+}
+
+// Yielded is how many sandboxes Yield has given up.
+func (p *Pool[S]) Yielded() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.yielded
 }
 
 // Waiting is how many sandboxes wait, by class.
@@ -138,6 +158,20 @@ func (p *Pool[S]) Waiting() map[runtime.Class]int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.sizes()
+}
+
+// Goal is how many sandboxes are to wait, by class.
+func (p *Pool[S]) Goal() map[runtime.Class]int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.goal(time.Now())
+}
+
+// goal is how many sandboxes are to wait, by class.
+//
+// +checklocks:p.mu
+func (p *Pool[S]) goal(now time.Time) map[runtime.Class]int {
+	return plan(now, p.demands, p.cfg.MaxMB/p.cfg.SpareMB)
 }
 
 // Run keeps the pool filled, booting one sandbox at a time, until ctx ends, and then destroys what waits.
@@ -171,7 +205,7 @@ func (p *Pool[S]) Run(ctx context.Context) error {
 func (p *Pool[S]) next(now time.Time) (runtime.Class, time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	goal := plan(now, p.demands, p.cfg.MaxMB/p.cfg.SpareMB)
+	goal := p.goal(now)
 	for c, members := range p.waiting {
 		for _, m := range slices.Clone(members[min(goal[c], len(members)):]) {
 			p.discard(p.remove(c, m))

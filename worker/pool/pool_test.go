@@ -167,6 +167,9 @@ func TestFunctionsComeFirst(t *testing.T) {
 		if p.Yield() {
 			t.Error("more was given up than waits")
 		}
+		if n, goal := p.Yielded(), p.Goal()[python]; n != 2 || goal != 2 {
+			t.Errorf("%d are said to be given up, %d to be wanted", n, goal)
+		}
 		if !w.Reserve(20) {
 			t.Error("the memory was not given back")
 		}
