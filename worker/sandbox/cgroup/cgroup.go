@@ -132,6 +132,25 @@ func (t *Tree) names() ([]string, error) {
 	return slices.Compact(names), nil
 }
 
+// Usage is what the groups of a tree have used together.
+type Usage struct {
+	// MemoryBytes is charged to them at the moment, without contents of files on a disk, which can be dropped.
+	MemoryBytes int64
+	// CPU is the processor time of all that there have been.
+	CPU time.Duration
+}
+
+// Usage reads what the tree's groups use from the tree itself, whose cost does not grow with what a caller does.
+func (t *Tree) Usage() (Usage, error) {
+	g := &Group{layout: t.layout, path: t.name}
+	m, err := g.Memory()
+	if err != nil {
+		return Usage{}, err
+	}
+	cpu, err := g.CPU()
+	return Usage{MemoryBytes: max(m.Current-m.Cache, 0), CPU: cpu}, err
+}
+
 // Remove removes the tree, which must be empty, and the parent of all trees if this was the last.
 func (t *Tree) Remove() error {
 	if err := removeDirs(t.layout.dirs(t.name)); err != nil {

@@ -144,7 +144,7 @@ func (v1) memory(g *Group) (m Memory, err error) {
 	if m.Peak, err = readInt(g.file("memory", "memory.max_usage_in_bytes")); err != nil {
 		return m, err
 	}
-	m.Cache, err = fileCache(g.file("memory", "memory.stat"))
+	m.Cache, err = fileCache(g.file("memory", "memory.stat"), "total_") // version 1 has those of the group without its children too
 	return m, err
 }
 
@@ -257,7 +257,7 @@ func (v2) memory(g *Group) (m Memory, err error) {
 	if err != nil {
 		return m, err
 	}
-	m.Cache, err = fileCache(g.file("", "memory.stat"))
+	m.Cache, err = fileCache(g.file("", "memory.stat"), "")
 	return m, err
 }
 
@@ -284,12 +284,13 @@ func (v2) oomKills(g *Group) (int64, error) {
 
 func (v2) notifyOOM(*Group) (*os.File, error) { return nil, nil }
 
-// fileCache is the memory on the two lists of file pages: contents of files on disk, but not of files in memory.
-func fileCache(stat string) (int64, error) {
-	active, err := readKey(stat, "active_file")
+// fileCache is the memory on the two lists of file pages: contents of files on disk, but not of files in memory. The
+// prefix is that of the lists' names.
+func fileCache(stat, prefix string) (int64, error) {
+	active, err := readKey(stat, prefix+"active_file")
 	if err != nil {
 		return 0, err
 	}
-	inactive, err := readKey(stat, "inactive_file")
+	inactive, err := readKey(stat, prefix+"inactive_file")
 	return active + inactive, err
 }

@@ -142,6 +142,9 @@ func (b *box) watch() {
 	b.left = errors.Join(usageErr, oomErr, b.closeFiles())
 	memory.Wait()
 	b.exit.Err = b.cause(exhausted)
+	if errors.Is(b.exit.Err, sandbox.ErrKilledByMemory) {
+		b.engine.exhausted.Add(1)
+	}
 	// The processes are gone, unless it was the launcher that ended.
 	b.left = errors.Join(b.left, b.group.Kill(), b.group.Remove())
 	close(b.done)

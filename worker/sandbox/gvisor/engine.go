@@ -22,6 +22,7 @@ import (
 	"regexp"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -81,6 +82,8 @@ type Engine struct {
 
 	// starts are those under way with the launcher that there is, watchers what follows its boxes.
 	starts, watchers sync.WaitGroup
+	// exhausted is how many sandboxes their memory limit has ended.
+	exhausted atomic.Int64
 }
 
 var _ sandbox.Engine = (*Engine)(nil)
@@ -343,6 +346,27 @@ func (e *Engine) endLauncher(cmd *exec.Cmd) (wasReady bool, err error) {
 		return wasReady, fmt.Errorf("end launcher: %w", err)
 	}
 	return wasReady, nil
+}
+
+// Usage is what all sandboxes of an engine have used together, those too that have ended.
+type Usage struct {
+	cgroup.Usage
+	// OutOfMemory is how many sandboxes were ended by their memory limit.
+	OutOfMemory int64
+}
+
+// Usage reads what the sandboxes use. It is zero, but for OutOfMemory, while the engine has no launcher.
+func (e *Engine) Usage() (Usage, error) {
+	u := Usage{OutOfMemory: e.exhausted.Load()}
+	e.mu.Lock()
+	open := e.open
+	e.mu.Unlock()
+	if !open {
+		return u, nil
+	}
+	var err error
+	u.Usage, err = e.tree.Usage()
+	return u, err
 }
 
 func (e *Engine) box(id string) *box {

@@ -180,6 +180,10 @@ func TestAGuestHasItsMemoryAndNoMore(t *testing.T) {
 	if err != nil || usage.PeakMemoryBytes < 110<<20 || usage.PeakMemoryBytes > 128<<20 {
 		t.Errorf("with 115 MB in use it is said to use %d MB (%v)", usage.PeakMemoryBytes>>20, err)
 	}
+	all, err := e.Usage()
+	if err != nil || all.MemoryBytes < 110<<20 || all.CPU < usage.CPU || all.OutOfMemory != 0 {
+		t.Errorf("all sandboxes are said to use %+v (%v)", all, err)
+	}
 	if out, err := g.do("alloc", "10000"); err == nil {
 		t.Fatalf("it got 10000 MB: %s", out)
 	}
@@ -189,6 +193,10 @@ func TestAGuestHasItsMemoryAndNoMore(t *testing.T) {
 	}
 	if got := neighbour.mustDo(t, "echo", "fine"); got != "fine" {
 		t.Errorf("its neighbour answers %q", got)
+	}
+	then, err := e.Usage()
+	if err != nil || then.MemoryBytes >= all.MemoryBytes || then.CPU < all.CPU || then.OutOfMemory != 1 {
+		t.Errorf("after its end all sandboxes are said to use %+v (%v)", then, err)
 	}
 }
 
