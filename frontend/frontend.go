@@ -20,6 +20,7 @@ import (
 	"kiln/api"
 	"kiln/frontend/restjson"
 	"kiln/frontend/sigv4"
+	"kiln/internal/bounded"
 )
 
 // maxHeaderBytes bounds a request's line and headers. The longest that clients send names 50 tag keys in the query.
@@ -186,11 +187,11 @@ func (s *Server) Run(ctx context.Context) error {
 // door is a way in.
 type door struct {
 	srv   *http.Server
-	conns *connections
+	conns *bounded.Listener
 }
 
 func (s *Server) door(base context.Context, l net.Listener) door {
-	conns := newConnections(l, s.cfg.MaxConnections)
+	conns := bounded.New(l, s.cfg.MaxConnections)
 	return door{s.httpServer(base, conns), conns}
 }
 
@@ -232,11 +233,11 @@ func (s *Server) drain(ctx context.Context, doors []door) error {
 	return nil
 }
 
-func (s *Server) httpServer(base context.Context, conns *connections) *http.Server {
+func (s *Server) httpServer(base context.Context, conns *bounded.Listener) *http.Server {
 	return &http.Server{
 		Handler:           s,
 		BaseContext:       func(net.Listener) context.Context { return base },
-		ConnState:         conns.track,
+		ConnState:         conns.Track,
 		ReadHeaderTimeout: s.cfg.HeaderTimeout,
 		IdleTimeout:       s.cfg.IdleTimeout,
 		MaxHeaderBytes:    maxHeaderBytes,
