@@ -20,6 +20,7 @@ var only = map[string][]string{
 	"gvisor.dev/gvisor":             {"worker/sandbox/gvisor", "cmd/kiln"},
 	"github.com/cockroachdb/pebble": {"pebblestore"},
 	"github.com/opencontainers":     {"worker/sandbox/gvisor"},
+	"github.com/prometheus":         {"telemetry"},
 	"github.com/spf13/cobra":        {"cmd/kiln"},
 	"github.com/aws/aws-sdk-go-v2":  {"frontend/sigv4", "kilntest", "examples/run", "bench"},
 	"github.com/aws/smithy-go":      {"examples/run"},
@@ -76,6 +77,8 @@ func TestTheRulesFindWhatTheyForbid(t *testing.T) {
 		{"fleet", "kiln/invoke"},
 		{"worker/wire", "golang.org/x/sys/unix"},
 		{"control/deploy", "kiln/frontend/restjson"},
+		{"worker", "github.com/prometheus/client_golang/prometheus"},
+		{"cmd/kiln", "github.com/prometheus/client_golang/prometheus"},
 	} {
 		if forbidden(c.dir, c.imp) == "" {
 			t.Errorf("%s may import %s", c.dir, c.imp)

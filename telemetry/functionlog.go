@@ -1,4 +1,4 @@
-// Package telemetry keeps what functions log.
+// Package telemetry keeps what functions log and counts what a node does.
 package telemetry
 
 import (
