@@ -99,7 +99,9 @@ func (n *Node) Restart() {
 		n.t.Fatal("the node is running already")
 	}
 	// Only what is about the network needs a machine that has one.
-	args := append([]string{"serve", "--listen", "127.0.0.1:0", "--data", n.Dir, "--region", Region, "--egress", "none"}, n.args...)
+	args := append([]string{
+		"serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--data", n.Dir, "--region", Region, "--egress", "none",
+	}, n.args...)
 	cmd := exec.Command(Binary(n.t), args...)
 	cmd.Env = append(os.Environ(), "KILN_ACCOUNT_ID="+Account, "KILN_ACCESS_KEY_ID="+AccessKey, "KILN_SECRET_ACCESS_KEY="+Secret)
 	n.out = newTranscript()
@@ -136,6 +138,18 @@ func (n *Node) Runtime(family string) string {
 	return found
 }
 
+// Metrics is the URL of the node's metrics.
+func (n *Node) Metrics() string {
+	n.t.Helper()
+	for line := range strings.Lines(n.Output()) {
+		if url, ok := strings.CutPrefix(line, "metrics on "); ok {
+			return strings.TrimSpace(url)
+		}
+	}
+	n.t.Fatal("the node has no metrics")
+	return ""
+}
+
 // Pid is the process id of the node.
 func (n *Node) Pid() int { return n.cmd.Process.Pid }
 
@@ -162,7 +176,8 @@ func (n *Node) IsAncestor(pid int) bool {
 func (n *Node) Second(ctx context.Context) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
-	out, err := exec.CommandContext(ctx, Binary(n.t), "serve", "--listen", "127.0.0.1:0", "--egress", "none", "--data", n.Dir).CombinedOutput()
+	args := []string{"serve", "--listen", "127.0.0.1:0", "--admin", "", "--egress", "none", "--data", n.Dir}
+	out, err := exec.CommandContext(ctx, Binary(n.t), args...).CombinedOutput()
 	return string(out), err
 }
 

@@ -22,9 +22,9 @@ const (
 	// it is not exceeded by much.
 	fileSize  = 16 << 20
 	pieceSize = 1 << 20
-	// gather is how long lines wait for others to be written together with: to open a file for each invocation costs as much as a
+	// gatherTime is how long lines wait for others to be written together with: to open a file for each invocation costs as much as a
 	// tenth of what the node does for it.
-	gather = 20 * time.Millisecond
+	gatherTime = 20 * time.Millisecond
 )
 
 // FunctionLogs appends what functions log to a file per function, DIR/ACCOUNT/FUNCTION.log. It is safe for concurrent use.
@@ -79,7 +79,7 @@ func (l *FunctionLogs) Run(ctx context.Context) error {
 	for ctx.Err() == nil {
 		select {
 		case <-l.wake:
-			wait.Reset(gather)
+			wait.Reset(gatherTime)
 		case <-wait.C:
 			l.flush()
 		case <-ctx.Done():

@@ -77,7 +77,7 @@ func TestLinesAreWrittenWithoutAnEnd(t *testing.T) {
 		})
 		for i := range 3 {
 			l.Write("111111111111", "f", []byte("x\n"))
-			time.Sleep(2 * gather) // of the bubble's time
+			time.Sleep(2 * gatherTime) // of the bubble's time
 			if got, err := os.ReadFile(l.Path("111111111111", "f")); err != nil || len(got) != 2*(i+1) {
 				t.Errorf("got %q, %v", got, err)
 			}

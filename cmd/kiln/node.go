@@ -80,11 +80,17 @@ func serve(ctx context.Context, o options, log *slog.Logger) (err error) {
 	if err != nil {
 		return fmt.Errorf("listen: %w", err)
 	}
-	n := &node{options: o, log: log, key: key, store: db.Catalog(), blobs: blobs, listener: listener}
-	layers, err := n.layers(ctx)
+	n := &node{options: o, log: log, key: key, store: db.Catalog(), blobs: blobs, listener: listener, metrics: telemetry.NewMetrics()}
+	admin, err := n.adminLayers()
 	if err != nil {
 		return errors.Join(err, listener.Close())
 	}
+	layers, err := n.layers(ctx)
+	if err != nil {
+		return errors.Join(err, listener.Close(), n.closeAdmin())
+	}
+	// The lowest layer, so that it tells of a drain until that is over.
+	layers = append(admin, layers...)
 	return runLayers(ctx, layers...)
 }
 
@@ -96,6 +102,28 @@ type node struct {
 	store    catalog.Store
 	blobs    *blob.Dir
 	listener net.Listener
+	metrics  *telemetry.Metrics
+	// adminListener is nil if there is to be none.
+	adminListener net.Listener
+}
+
+// adminLayers opens the listener of the metrics, if there is to be one, and returns the layer that serves them.
+func (n *node) adminLayers() ([]layer, error) {
+	if n.admin == "" {
+		return nil, nil
+	}
+	var err error
+	if n.adminListener, err = net.Listen("tcp", n.admin); err != nil {
+		return nil, fmt.Errorf("listen for metrics: %w", err)
+	}
+	return []layer{{"admin", telemetry.NewAdmin(n.adminListener, n.metrics, n.log).Run}}, nil
+}
+
+func (n *node) closeAdmin() error {
+	if n.adminListener == nil {
+		return nil
+	}
+	return n.adminListener.Close()
 }
 
 // layers wires the parts of a node, lowest first.
@@ -129,7 +157,8 @@ func (n *node) layers(ctx context.Context) ([]layer, error) {
 	host.Spares = spares
 	var assigner *assignment.Assigner // which asks the worker, which tells it
 	ended := func(id fleet.EnvironmentID) { assigner.Ended(id) }
-	workers := worker.New(worker.Config{Preparer: host, Memory: memory, Ended: ended, Log: n.log})
+	workers := worker.New(worker.Config{Preparer: host, Memory: memory, Ended: ended, Observer: n.metrics, Log: n.log})
+	n.metrics.Sample(sources{engine, spares, workers, memory, logs}.telemetry())
 	assigner = assignment.New(assignment.Config{Worker: workers, IdleTimeout: n.idle, MaxAge: n.age})
 	view := catalog.NewView(catalog.ViewConfig{
 		Store: n.store, Region: kiln.Region(n.region), Retired: assigner.Retire, Current: host.Expect, Log: n.log,
@@ -139,7 +168,9 @@ func (n *node) layers(ctx context.Context) ([]layer, error) {
 		return nil, err
 	}
 	control := deploy.New(deploy.Config{Store: n.store, Blobs: n.blobs, Region: kiln.Region(n.region), CodeURL: urls.URL, Log: n.log})
-	invoker := invoker{&invoke.Service{Resolver: view, Limiter: admission.NewLimiter(kiln.DefaultConcurrency), Runner: assigner}}
+	invoker := invoker{&invoke.Service{
+		Resolver: view, Limiter: admission.NewLimiter(kiln.DefaultConcurrency), Runner: assigner, Observer: n.metrics,
+	}}
 	server, err := frontend.New(frontend.Config{
 		Listener: n.listener, Handlers: handlers(control, kiln.Region(n.region), invoker), Verifier: n.verifier(view, issuer),
 		Account: n.key.Account, Code: n.blobs, CodeURL: urls, Abandon: workers.Abandon, DrainTimeout: n.drain, Log: n.log,
@@ -247,12 +278,17 @@ func (n *node) codeURLs() (*frontend.CodeURL, error) {
 	return &frontend.CodeURL{Endpoint: n.endpoint(), Key: key}, nil
 }
 
-// endpoint is where clients reach the node. An address that stands for all of the machine's becomes loopback's.
+// endpoint is where clients reach the node.
 func (n *node) endpoint() string {
 	if n.options.endpoint != "" {
 		return strings.TrimSuffix(n.options.endpoint, "/")
 	}
-	addr := n.listener.Addr().(*net.TCPAddr)
+	return urlOf(n.listener)
+}
+
+// urlOf is the URL of what is served on l. An address that stands for all of the machine's becomes loopback's.
+func urlOf(l net.Listener) string {
+	addr := l.Addr().(*net.TCPAddr)
 	if addr.IP.IsUnspecified() {
 		return fmt.Sprintf("http://127.0.0.1:%d", addr.Port)
 	}
@@ -263,6 +299,9 @@ func (n *node) endpoint() string {
 func (n *node) announce(runtimes []string) {
 	fmt.Printf("runtimes: %s\n", strings.Join(runtimes, " "))
 	fmt.Printf("credentials: %s\n", filepath.Join(n.data, account.CredentialsFile))
+	if n.adminListener != nil {
+		fmt.Printf("metrics on %s/metrics\n", urlOf(n.adminListener))
+	}
 	fmt.Printf("serving on %s\n", n.endpoint())
 }
 

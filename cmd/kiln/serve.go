@@ -24,6 +24,7 @@ import (
 // options are what `kiln serve` is told.
 type options struct {
 	listen    string
+	admin     string
 	endpoint  string
 	data      string
 	region    string
@@ -87,6 +88,7 @@ func serveCommand() *cobra.Command {
 	}
 	f := c.Flags()
 	f.StringVar(&o.listen, "listen", "127.0.0.1:9600", "address of the API")
+	f.StringVar(&o.admin, "admin", "127.0.0.1:9601", "address of /metrics and /healthz, where nobody is authenticated; empty means none")
 	f.StringVar(&o.endpoint, "endpoint", "", "`URL` under which clients reach the API, for the URLs in answers; empty means the address it listens on")
 	f.StringVar(&o.data, "data", "/var/lib/kiln", "directory of everything that is kept")
 	f.StringVar(&o.region, "region", "us-east-1", "AWS region that the node answers for")
@@ -109,6 +111,9 @@ func (o *options) validate() error {
 	host, _, err := net.SplitHostPort(o.listen)
 	if err != nil {
 		faults = append(faults, fmt.Errorf("--listen %s: %w", o.listen, err))
+	}
+	if _, _, err := net.SplitHostPort(o.admin); o.admin != "" && err != nil {
+		faults = append(faults, fmt.Errorf("--admin %s: %w", o.admin, err))
 	}
 	if o.auth != authSigV4 && o.auth != authNone {
 		faults = append(faults, fmt.Errorf("--auth %s: want sigv4 or none", o.auth))

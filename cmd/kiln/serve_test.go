@@ -18,6 +18,7 @@ func TestFlagsAreRefusedInPlainWords(t *testing.T) {
 		want   string
 	}{
 		"listen":            {func(o *options) { o.listen = "nowhere" }, "--listen"},
+		"admin":             {func(o *options) { o.admin = "9601" }, "--admin"},
 		"auth":              {func(o *options) { o.auth = "basic" }, "--auth"},
 		"open to everybody": {func(o *options) { o.auth, o.listen = authNone, "0.0.0.0:9600" }, "loopback"},
 		"open by name":      {func(o *options) { o.auth, o.listen = authNone, "example.com:9600" }, "loopback"},
