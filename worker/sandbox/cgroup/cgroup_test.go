@@ -232,3 +232,36 @@ func TestVersion2SpeaksItsLanguage(t *testing.T) {
 		t.Errorf("out of memory: %v, %v", oom, err)
 	}
 }
+
+// BenchmarkUsage is what a scrape of the metrics pays, with one group and with many.
+func BenchmarkUsage(b *testing.B) {
+	if os.Getuid() != 0 {
+		b.Skip("needs root")
+	}
+	for _, n := range []int{1, 300} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			tree, err := OpenTree(fmt.Sprintf("usage%d", os.Getpid()))
+			if err != nil {
+				b.Skipf("this machine lacks control groups: %v", err)
+			}
+			defer func() {
+				if _, err := tree.Sweep(b.Context()); err != nil {
+					b.Error(err)
+				}
+				if err := tree.Remove(); err != nil {
+					b.Error(err)
+				}
+			}()
+			for i := range n {
+				if _, err := tree.Create(fmt.Sprint(i), Limits{MemoryBytes: 1 << 20, Tasks: 1}); err != nil {
+					b.Fatal(err)
+				}
+			}
+			for b.Loop() {
+				if _, err := tree.Usage(); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
