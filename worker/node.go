@@ -61,11 +61,14 @@ type Node struct {
 	mu           sync.Mutex
 	environments map[fleet.EnvironmentID]*resident // +checklocks:mu
 	draining     bool                              // +checklocks:mu
+	// ending counts environments that are being destroyed and still hold memory; freed is closed, and replaced, when one holds none.
+	ending int           // +checklocks:mu
+	freed  chan struct{} // +checklocks:mu
 
 	// ends are environments being destroyed, which Run waits for.
 	ends sync.WaitGroup
-	// starting and stopping are how many environments nobody can find yet or any more.
-	starting, stopping atomic.Int64
+	// starting is how many environments nobody can find yet.
+	starting atomic.Int64
 }
 
 // resident is an environment of this node.
@@ -79,14 +82,14 @@ var _ fleet.Worker = (*Node)(nil)
 
 // New returns a node without environments.
 func New(cfg Config) *Node {
-	return &Node{cfg: cfg, environments: make(map[fleet.EnvironmentID]*resident)}
+	return &Node{cfg: cfg, environments: make(map[fleet.EnvironmentID]*resident), freed: make(chan struct{})}
 }
 
 // Start implements fleet.Worker.
 func (n *Node) Start(ctx context.Context, v *kiln.Version) (fleet.EnvironmentID, error) {
 	begun := time.Now()
 	memory := v.MemoryMB + overheadMB
-	if err := n.reserve(memory); err != nil {
+	if err := n.reserve(ctx, memory); err != nil {
 		return "", err
 	}
 	n.starting.Add(1)
@@ -104,7 +107,7 @@ func (n *Node) Start(ctx context.Context, v *kiln.Version) (fleet.EnvironmentID,
 	r.memoryMB = memory
 	n.observeStart(v.Runtime, r.Started(), time.Since(begun))
 	if !n.admit(id, r) {
-		n.end(id, r, fleet.Drained)
+		n.destroy(id, r, fleet.Drained)
 		return "", errDraining()
 	}
 	return id, nil
@@ -130,16 +133,23 @@ var errBoot = errors.New("start environment")
 
 // lose ends an environment of which the runtime or the sandbox has ended, unless it is being ended already.
 func (n *Node) lose(id fleet.EnvironmentID) {
-	n.mu.Lock()
-	_, ok := n.environments[id]
-	ok = ok && !n.draining // Run ends it, and waits for ends that were begun before only
-	if ok {
-		n.ends.Go(func() { n.Stop(id, fleet.Crashed) })
-	}
-	n.mu.Unlock()
-	if ok && n.cfg.Ended != nil {
+	if n.dispose(id, fleet.Crashed) && n.cfg.Ended != nil {
 		n.cfg.Ended(id)
 	}
+}
+
+// dispose ends an environment without waiting for that, and reports whether it was there and Run does not end it.
+func (n *Node) dispose(id fleet.EnvironmentID, why fleet.End) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.draining {
+		return false
+	}
+	r := n.remove(id)
+	if r != nil {
+		n.ends.Go(func() { n.end(id, r, why) }) // Run, which lets the node drain first, waits for it
+	}
+	return r != nil
 }
 
 // Invoke implements fleet.Worker.
@@ -152,8 +162,7 @@ func (n *Node) Invoke(ctx context.Context, id fleet.EnvironmentID, inv kiln.Invo
 	}
 	res, reusable, err := r.Invoke(ctx, inv)
 	if !reusable {
-		// The caller has its answer while the sandbox is destroyed.
-		n.ends.Go(func() { n.Stop(id, endOf(res, err)) })
+		n.dispose(id, endOf(res, err)) // the caller has its answer while the sandbox is destroyed
 	}
 	return res, reusable, err
 }
@@ -181,18 +190,37 @@ func endOf(res kiln.Result, err error) fleet.End {
 // Stop implements fleet.Worker.
 func (n *Node) Stop(id fleet.EnvironmentID, why fleet.End) {
 	n.mu.Lock()
-	r := n.environments[id]
-	delete(n.environments, id)
+	r := n.remove(id)
 	n.mu.Unlock()
 	if r != nil {
 		n.end(id, r, why)
 	}
 }
 
-// end destroys an environment that nobody can find any more, and gives back what it held.
+// remove takes an environment, if it is there, from where it can be found. Whoever does that ends it.
+//
+// +checklocks:n.mu
+func (n *Node) remove(id fleet.EnvironmentID) *resident {
+	r := n.environments[id]
+	if r != nil {
+		delete(n.environments, id)
+		n.ending++
+	}
+	return r
+}
+
+// end destroys an environment that was removed, and lets those know who wait for its memory.
 func (n *Node) end(id fleet.EnvironmentID, r *resident, why fleet.End) {
-	n.stopping.Add(1)
-	defer n.stopping.Add(-1)
+	n.destroy(id, r, why)
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.ending--
+	close(n.freed)
+	n.freed = make(chan struct{})
+}
+
+// destroy destroys an environment that nobody can find, and gives back what it held.
+func (n *Node) destroy(id fleet.EnvironmentID, r *resident, why fleet.End) {
 	if err := r.Environment.Stop(); err != nil {
 		n.cfg.Log.Error("stop environment", "environment", id, "err", err)
 	}
@@ -261,26 +289,41 @@ func (n *Node) Environments() int {
 func (n *Node) States() map[environment.State]int {
 	n.mu.Lock()
 	residents := slices.Collect(maps.Values(n.environments))
+	states := map[environment.State]int{environment.Starting: int(n.starting.Load()), environment.Stopping: n.ending}
 	n.mu.Unlock()
-	states := map[environment.State]int{
-		environment.Starting: int(n.starting.Load()), environment.Stopping: int(n.stopping.Load()),
-	}
 	for _, r := range residents {
 		states[r.State()]++
 	}
 	return states
 }
 
-func (n *Node) reserve(mb int) error {
+// endPatience is how long a start waits for the memory of environments that are being destroyed, which takes some 30 ms, before it makes
+// do without.
+const endPatience = time.Second
+
+func (n *Node) reserve(ctx context.Context, mb int) error {
 	if n.isDraining() {
 		return errDraining()
 	}
 	if mb > n.cfg.Memory.total {
 		return kiln.Errorf(kiln.Unavailable, "The function needs more memory than the node has for execution environments.")
 	}
-	for !n.cfg.Memory.Reserve(mb) {
+	patience, cancel := context.WithTimeout(ctx, endPatience)
+	defer cancel()
+	for {
+		ending, freed := n.endings()
+		if n.cfg.Memory.Reserve(mb) {
+			return nil
+		}
 		// What waits for functions to come is worth less than one that is there.
 		if n.cfg.Preparer.Yield() {
+			continue
+		}
+		if ending > 0 && patience.Err() == nil {
+			select {
+			case <-freed:
+			case <-patience.Done():
+			}
 			continue
 		}
 		return &kiln.Error{
@@ -288,7 +331,13 @@ func (n *Node) reserve(mb int) error {
 			Cause: fmt.Errorf("%w: %d of %d MB are promised", fleet.ErrNoRoom, n.cfg.Memory.Reserved(), n.cfg.Memory.total),
 		}
 	}
-	return nil
+}
+
+// endings is how many environments are being destroyed, and what is closed when one has been.
+func (n *Node) endings() (int, <-chan struct{}) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.ending, n.freed
 }
 
 func (n *Node) isDraining() bool {

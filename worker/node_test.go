@@ -372,3 +372,28 @@ func TestAnEnvironmentThatEndsBeforeItsFirstInvocationIsKeptToTellOfIt(t *testin
 		t.Error("the node told of an end that its caller had been told")
 	}
 }
+
+func TestAStartWaitsForTheMemoryOfWhatIsBeingDestroyed(t *testing.T) {
+	n, p, _ := running(t)
+	mustStart(t, n)
+	p.breakNow = true
+	id := mustStart(t, n)
+	p.breakNow = false
+	slow := make(chan struct{})
+	p.engine.last.wg.Go(func() { <-slow })
+	if _, reusable, err := n.Invoke(t.Context(), id, kiln.Invocation{ID: "r"}); err != nil || reusable {
+		t.Fatalf("reusable %v, %v", reusable, err)
+	}
+	if p.memory.Reserve(1) {
+		t.Fatal("there is memory left: nothing is tested")
+	}
+	started := make(chan error, 1) // one value, so that its sender never waits
+	go func() {
+		_, err := n.Start(t.Context(), version())
+		started <- err
+	}()
+	close(slow)
+	if err := <-started; err != nil {
+		t.Errorf("the call after one whose environment ended: %v", err)
+	}
+}
