@@ -101,9 +101,10 @@ func usePrecompiled() {
 // givenFile is an argument that names a descriptor which the process was given.
 var givenFile = regexp.MustCompile(`^--[a-z-]*fds?=(\d+)(:\d+)?$`)
 
-// closeStrays closes, in a process that gVisor has started, the sockets and pipes that it was not given. gVisor opens its own without
-// the flag that keeps them from others, so that a sandbox whose start overlaps another's would inherit the line by which that is
-// controlled. What a process is given has the lowest numbers; what Go's runtime has opened by now is neither socket nor pipe.
+// closeStrays closes, in a process that gVisor has started, the files that it was not given. gVisor opens its own without the flag that
+// keeps them from others, so that a sandbox whose start overlaps another's would inherit the line by which that is controlled; and one
+// that is inherited with the number 253 to 255, which gVisor wants for the guest's standard files, makes the start fail. What a process
+// is given has the lowest numbers; what it has opened by itself by now bears the flag.
 func closeStrays(args []string) error {
 	last := 2
 	for _, a := range args {
@@ -118,9 +119,8 @@ func closeStrays(args []string) error {
 	}
 	for _, o := range open {
 		fd, _ := strconv.Atoi(o.Name()) // digits
-		link, err := os.Readlink("/proc/self/fd/" + o.Name())
-		stray := strings.HasPrefix(link, "socket:") || strings.HasPrefix(link, "pipe:")
-		if err != nil || fd <= last || !stray {
+		flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0)
+		if err != nil || fd <= last || flags&unix.FD_CLOEXEC != 0 {
 			continue // what listed the directory is gone
 		}
 		if err := unix.Close(fd); err != nil {

@@ -55,6 +55,36 @@ func TestNoSandboxHoldsTheControlOfAnother(t *testing.T) {
 	}
 }
 
+// TestALauncherMayHaveAnyNumberOfFilesOpen starts so many sandboxes that the launcher has more files open than the number from which on
+// gVisor wants a sandbox's standard files.
+func TestALauncherMayHaveAnyNumberOfFilesOpen(t *testing.T) {
+	e, _ := engine(t, t.TempDir())
+	r := root(t)
+	var wg sync.WaitGroup
+	for i := range 90 {
+		wg.Go(func() {
+			g, err := tryStart(e, sandbox.Spec{ID: fmt.Sprintf("many%d", i), Root: r, Limits: limits()})
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			t.Cleanup(func() {
+				if err := g.end(); err != nil {
+					t.Error(err)
+				}
+			})
+		})
+	}
+	wg.Wait()
+	files, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", launcher(t)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(files) < 260 {
+		t.Errorf("the launcher has %d files open: the test starts too few sandboxes", len(files))
+	}
+}
+
 // listeners are the sandboxes' names by their listening sockets, as links in /proc/PID/fd show them.
 func listeners(t *testing.T) map[string]string {
 	t.Helper()
