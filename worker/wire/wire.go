@@ -10,12 +10,17 @@
 // Start once; the guest answers Started when the runtime process exists, and Exited when it has ended. Before that the worker may
 // send Prepare, for which the guest starts a process of a runtime that does not have its function yet, and answers Prepared.
 //
+// Control carries the dialogue about extensions too, if there are any. The guest says Register when the first internal one wants to
+// register, which the worker answers with Registration. When the runtime is ready the worker sends Initialized, and for each invocation
+// Event; the guest answers both with Settled when all extensions wait for their next event. Fault says that an extension has failed.
+// After Subscribed the worker sends Telemetry. Shutdown, which is the last that it sends, is answered with Left.
+//
 // Invocations (descriptor 4 of the guest) carries Ready or InitError once, then for each Invoke exactly one Response or Error. For
 // kiln's own bootstraps (Start.Direct) the guest hands this descriptor to the runtime process, as its descriptor 3, and has no
 // part in an invocation; for any other runtime the guest itself speaks here and serves the Runtime API to the process. A process
 // that was prepared says Waiting here before anything else; it gets its function with Begin, or is killed when Start is for another.
 //
-// API (descriptor 6 of the guest, if Start.API is set) carries the connections that the function opens to AWS's API, as package tunnel
+// API (descriptor 7 of the guest, if Start.API is set) carries the connections that the function opens to AWS's API, as package tunnel
 // describes; the guest accepts them.
 //
 // Everything that comes out of a sandbox is hostile: Read bounds both lengths before it allocates.
@@ -40,6 +45,18 @@ const (
 	Start    Type = "start"
 	Started  Type = "started"
 	Exited   Type = "exited"
+
+	Register     Type = "register"
+	Registration Type = "registration"
+	Initialized  Type = "initialized"
+	Event        Type = "event"
+	Settled      Type = "settled"
+	Fault        Type = "fault"
+	Subscribed   Type = "subscribed"
+	// Telemetry carries events of one Category in the body, each a JSON object and a newline.
+	Telemetry Type = "telemetry"
+	Shutdown  Type = "shutdown"
+	Left      Type = "left"
 )
 
 // The frames on the invocation socket.
@@ -86,22 +103,34 @@ type Header struct {
 	// Start: the longest answer in bytes that the Runtime API takes from the function.
 	MaxResponse int `json:"maxResponse,omitempty"`
 
+	// Start: the directory of external extensions, which are to be started before the runtime process, "" if there is none. Started: the
+	// same if some were.
+	Extensions string `json:"extensions,omitempty"`
+	// Start: the account of the function.
+	Account string `json:"account,omitempty"`
+	// Telemetry: "platform", "function" or "extension".
+	Category string `json:"category,omitempty"`
+	// Shutdown: "spindown", "timeout" or "failure".
+	Reason string `json:"reason,omitempty"`
+
 	// Exited: the status as a shell would show it: "exit status 1", "signal: killed".
 	Status string `json:"status,omitempty"`
 	// Prepared, Started: why the process could not be started ("fork/exec /var/task/bootstrap: permission denied"), or "".
+	// Registration: why an extension must not register, or "". Fault: what happened.
 	Failure string `json:"failure,omitempty"`
 
-	// Invoke, Response, Error. Exited, unless Start.Direct: the invocation that the runtime was given last.
+	// Invoke, Response, Error, Event, Settled ("" after INIT). Exited, unless Start.Direct: the invocation that the runtime was given last.
 	RequestID string `json:"requestId,omitempty"`
-	// Invoke: when the function must have answered, in milliseconds since 1970.
+	// Invoke, Event: when the function must have answered, in milliseconds since 1970. Shutdown: when all have to be gone.
 	DeadlineMs int64 `json:"deadlineMs,omitempty"`
-	// Invoke: the ARN by which the function was called.
+	// Invoke, Event: the ARN by which the function was called.
 	FunctionARN   string `json:"functionArn,omitempty"`
 	TraceID       string `json:"traceId,omitempty"`
 	ClientContext string `json:"clientContext,omitempty"`
 	Identity      string `json:"identity,omitempty"`
 
-	// Error, InitError: the error's type, as in Lambda-Runtime-Function-Error-Type.
+	// Error, InitError: the error's type, as in Lambda-Runtime-Function-Error-Type. Started, Exited, Fault: the type of the failure if an
+	// extension is to blame, "" if the runtime is.
 	ErrorType string `json:"errorType,omitempty"`
 }
 
