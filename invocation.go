@@ -32,6 +32,8 @@ type Result struct {
 	// LogTail is the end of what was logged for this invocation, at most MaxLogTail bytes.
 	LogTail []byte
 	Timing  Timing
+	// Unsettled says that extensions go on with the invocation: its environment is not free yet.
+	Unsettled bool
 }
 
 // Outcome is how an invocation that ran has ended.

@@ -35,6 +35,10 @@ type Worker interface {
 	// that the environment had ended before it could take the invocation, which was not started.
 	Invoke(ctx context.Context, id EnvironmentID, inv kiln.Invocation) (res kiln.Result, reusable bool, err error)
 
+	// Settle is called once after an Invoke whose result was Unsettled. It calls done when the environment is idle or, if reusable is
+	// false, has ended, and does not wait for that.
+	Settle(id EnvironmentID, done func(reusable bool))
+
 	// Stop ends an environment, for the reason given. Stopping one that has ended does nothing.
 	Stop(id EnvironmentID, why End)
 }

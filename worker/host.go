@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -94,6 +96,10 @@ func (h *Host) Prepare(ctx context.Context, v *kiln.Version) (environment.Config
 	}
 	cfg.Sandbox = spec
 	cfg.Process = rt.Process(v, h.Region, stream(spec.ID, v, time.Now()), credentials)
+	if hasExtensions(opt) {
+		// They register before the runtime process starts, so that none that waits can be it.
+		cfg.Process, cfg.Handover.Adopt = runtime.WithExtensions(cfg.Process), false
+	}
 	return cfg, func() { revoke(); release() }, nil
 }
 
@@ -104,6 +110,15 @@ func handed(code, opt string) []environment.Mount {
 		mounts = append(mounts, environment.Mount{Name: runtime.Layers.Name, Source: opt, Target: runtime.Layers.Target})
 	}
 	return mounts
+}
+
+// hasExtensions reports whether the layers in opt, "" if there are none, have external extensions.
+func hasExtensions(opt string) bool {
+	if opt == "" {
+		return false
+	}
+	files, err := os.ReadDir(filepath.Join(opt, runtime.ExtensionDir))
+	return err == nil && len(files) > 0 // if it cannot be read there are none
 }
 
 // takeSpare returns a sandbox for v that was booted ahead, if there is one.

@@ -25,6 +25,10 @@ const overheadMB = 32
 // stopParallelism bounds how many environments are destroyed at a time while draining.
 const stopParallelism = 8
 
+// drainGrace is how long after the beginning of draining the end of environments may still begin in peace: extensions are told of it,
+// and may take their time.
+const drainGrace = time.Second
+
 // Preparer turns a version into what an environment needs to start: sandbox, runtime process, code. release is called when the
 // environment has ended. Errors are of the kinds that fleet.Worker.Start names.
 type Preparer interface {
@@ -187,6 +191,24 @@ func endOf(res kiln.Result, err error) fleet.End {
 	}
 }
 
+// Settle implements fleet.Worker.
+func (n *Node) Settle(id fleet.EnvironmentID, done func(reusable bool)) {
+	n.mu.Lock()
+	r := n.environments[id]
+	n.mu.Unlock()
+	if r == nil {
+		done(false)
+		return
+	}
+	n.ends.Go(func() {
+		reusable := r.Settle()
+		done(reusable)
+		if !reusable {
+			n.Stop(id, fleet.Crashed)
+		}
+	})
+}
+
 // Stop implements fleet.Worker.
 func (n *Node) Stop(id fleet.EnvironmentID, why fleet.End) {
 	n.mu.Lock()
@@ -256,18 +278,28 @@ func (n *Node) Run(ctx context.Context) error {
 		queue <- id
 	}
 	close(queue)
+	until := time.Now().Add(drainGrace)
 	for range stopParallelism {
 		n.ends.Go(func() {
 			for id := range queue {
-				if err := residents[id].Kill(); err != nil {
-					n.cfg.Log.Error("kill environment", "environment", id, "err", err)
-				}
+				n.quit(residents[id], until)
 				n.Stop(id, fleet.Drained)
 			}
 		})
 	}
 	n.ends.Wait()
 	return nil
+}
+
+// quit ends an environment: in peace, if nothing runs in it by then.
+func (n *Node) quit(r *resident, until time.Time) {
+	stopped, err := r.StopBy(until)
+	if !stopped {
+		err = r.Kill()
+	}
+	if err != nil {
+		n.cfg.Log.Error("end environment", "err", err)
+	}
 }
 
 // drain lets no environment come any more and returns those that are there.

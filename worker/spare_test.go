@@ -42,6 +42,10 @@ type rack struct {
 	mu    sync.Mutex
 	spare *environment.Spare
 	class runtime.Class
+	// printed is what functions logged.
+	printed strings.Builder
+	// ended receives when nothing is left of an environment; there is room for more than a test has.
+	ended chan struct{}
 }
 
 func newRack(t testing.TB) *rack {
@@ -64,7 +68,7 @@ func newRack(t testing.TB) *rack {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &rack{TB: t, dirs: make(map[kiln.Digest]string)}
+	r := &rack{TB: t, ended: make(chan struct{}, 1000), dirs: make(map[kiln.Digest]string)}
 	log := slog.New(slog.NewTextHandler(&r.logs, nil))
 	r.host = &worker.Host{Region: "us-east-1", Engine: engine, Runtimes: runtimes, Root: root, Code: r, Spares: r, Logs: r, Log: log, Identity: identity.NewIssuer(), API: &door{}}
 	r.Node = worker.New(worker.Config{Preparer: r.host, Memory: worker.NewMemory(100_000), Log: log})
@@ -88,7 +92,7 @@ func (r *rack) run(component func(context.Context) error) {
 
 // Acquire implements worker.Code.
 func (r *rack) Acquire(_ context.Context, _ kiln.AccountID, c kiln.Code) (string, func(), error) {
-	return r.dirs[c.Digest], func() {}, nil
+	return r.dirs[c.Digest], func() { r.ended <- struct{}{} }, nil
 }
 
 // AcquireLayers implements worker.Code, with directories that are their own digests and of which there is one at most.
@@ -103,7 +107,19 @@ func (r *rack) AcquireLayers(_ context.Context, layers []kiln.Layer) (string, fu
 func (*door) Take(c net.Conn) { c.Close() }
 
 // Write implements worker.Logs.
-func (r *rack) Write(kiln.AccountID, kiln.FunctionName, []byte) {}
+func (r *rack) Write(_ kiln.AccountID, _ kiln.FunctionName, lines []byte) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.printed.Write(lines)
+}
+
+// log returns what functions logged since it was called last.
+func (r *rack) log() string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	defer r.printed.Reset()
+	return r.printed.String()
+}
 
 // Expect implements worker.Spares.
 func (r *rack) Expect(runtime.Class) {}

@@ -63,7 +63,7 @@ type sandbox struct {
 	testing.TB
 	control, invocations net.Conn
 	reader               *bufio.Reader
-	logs                 *os.File
+	logs, extensionLogs  *os.File
 	cmd                  *exec.Cmd
 	stderr               bytes.Buffer
 }
@@ -74,12 +74,15 @@ func newSandbox(t testing.TB, namespaces ...uintptr) *sandbox {
 		t.Skip("needs root for namespaces and to change the user of a process")
 	}
 	s := &sandbox{TB: t, cmd: exec.Command(filepath.Join(built, "guest"))}
-	var files [3]*os.File
+	var files [4]*os.File
 	s.control, files[0] = socketpair(t)
 	s.invocations, files[1] = socketpair(t)
 	s.reader = bufio.NewReader(s.invocations)
 	var err error
 	if s.logs, files[2], err = os.Pipe(); err != nil {
+		t.Fatal(err)
+	}
+	if s.extensionLogs, files[3], err = os.Pipe(); err != nil {
 		t.Fatal(err)
 	}
 	s.cmd.ExtraFiles = files[:]
@@ -116,6 +119,7 @@ func (s *sandbox) end() {
 		s.Errorf("the log pipe is still held: %v", err)
 	}
 	s.logs.Close()
+	s.extensionLogs.Close()
 }
 
 func socketpair(t testing.TB) (net.Conn, *os.File) {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -23,13 +24,32 @@ func (g *guest) launch(order wire.Header) (int, error) {
 		return 0, err
 	}
 	g.pid = pid
-	// One for each process that is started here: the one before may have found nothing left to wait for.
+	g.adopt(pid, &child{done: make(chan struct{})})
+	return pid, nil
+}
+
+// child is a process that was started here.
+type child struct {
+	// extension is its name, "" for a runtime process.
+	extension string
+	// done is closed when it has ended.
+	done chan struct{}
+}
+
+// adopt has the end of a process noticed.
+//
+// +checklocks:g.mu
+func (g *guest) adopt(pid int, c *child) {
+	g.children[pid] = c
+	if g.reaping {
+		return
+	}
+	g.reaping = true
 	go func() {
 		if err := g.reap(); err != nil {
 			g.over <- err
 		}
 	}()
-	return pid, nil
 }
 
 func launch(start wire.Header) (pid int, err error) {
@@ -108,8 +128,8 @@ func confine(start wire.Header) error {
 	}
 }
 
-// reap waits for every process that ends, as the first process of a system must, and reports the runtime's end. It returns when there
-// is none left.
+// reap waits for every process that ends, as the first process of a system must, and reports the ends of those that were started here.
+// It returns when there is none left.
 func (g *guest) reap() error {
 	for {
 		var status syscall.WaitStatus
@@ -118,7 +138,10 @@ func (g *guest) reap() error {
 		case err == syscall.EINTR:
 			continue
 		case err == syscall.ECHILD:
-			return nil
+			if g.rest() {
+				return nil
+			}
+			continue
 		case err != nil:
 			return fmt.Errorf("wait for processes: %w", err)
 		}
@@ -132,16 +155,37 @@ func (g *guest) reap() error {
 	}
 }
 
-// report tells the worker of the end of the runtime, and which invocation it was given last if it was served here.
+// rest ends the waiting for processes, unless one has been started meanwhile.
+func (g *guest) rest() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.reaping = len(g.children) > 0
+	return !g.reaping
+}
+
+// report tells the worker of the end of a process that was started here: of the runtime, and which invocation it was given last if it
+// was served here, and of an extension whose end nobody wanted.
 func (g *guest) report(pid int, status syscall.WaitStatus) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	c := g.children[pid]
+	if c == nil {
+		return nil
+	}
+	delete(g.children, pid)
+	close(c.done)
+	if c.extension != "" && !g.leaving {
+		return g.say(wire.Header{Type: wire.Fault, ErrorType: cmp.Or(g.extensions.Fatal(), "Extension.Crash"), Failure: describe(status)})
+	}
 	if pid != g.pid {
 		return nil
 	}
 	exited := wire.Header{Type: wire.Exited, Status: describe(status)}
 	if g.api != nil {
 		exited.RequestID = g.api.Given()
+	}
+	if g.extensions != nil {
+		exited.ErrorType = g.extensions.Fatal()
 	}
 	return g.say(exited)
 }
@@ -157,10 +201,10 @@ func describe(s syscall.WaitStatus) string {
 	return "signal: " + s.Signal().String()
 }
 
-// killGroup kills what is left of the runtime's session.
+// killGroup kills what is left of the session of a process that was started here.
 func killGroup(pid int) error {
 	if err := unix.Kill(-pid, unix.SIGKILL); err != nil && !errors.Is(err, unix.ESRCH) {
-		return fmt.Errorf("kill runtime: %w", err)
+		return fmt.Errorf("kill process %d: %w", pid, err)
 	}
 	return nil
 }

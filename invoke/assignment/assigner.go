@@ -83,7 +83,11 @@ func (a *Assigner) Invoke(ctx context.Context, v *kiln.Version, inv kiln.Invocat
 			return kiln.Result{}, err
 		}
 		res, reusable, err := a.cfg.Worker.Invoke(ctx, id, inv)
-		a.release(id, reusable)
+		if res.Unsettled {
+			a.cfg.Worker.Settle(id, func(reusable bool) { a.release(id, reusable) })
+		} else {
+			a.release(id, reusable)
+		}
 		if !errors.Is(err, fleet.ErrGone) {
 			return res, err
 		}

@@ -24,6 +24,9 @@ type fakeWorker struct {
 	handler func(fleet.EnvironmentID) (reusable bool, err error)
 	// ends are the reasons of Stop.
 	ends []fleet.End
+	// unsettled makes every result so, and settle takes what is to be called then.
+	unsettled bool
+	settle    []func(reusable bool)
 }
 
 func newFakeWorker(room int) *fakeWorker {
@@ -64,7 +67,11 @@ func (w *fakeWorker) Invoke(_ context.Context, id fleet.EnvironmentID, inv kiln.
 	if !reusable {
 		delete(w.alive, id)
 	}
-	return kiln.Result{Payload: inv.Payload}, reusable, err
+	return kiln.Result{Payload: inv.Payload, Unsettled: w.unsettled}, reusable, err
+}
+
+func (w *fakeWorker) Settle(_ fleet.EnvironmentID, done func(bool)) {
+	w.settle = append(w.settle, done)
 }
 
 func (w *fakeWorker) Stop(id fleet.EnvironmentID, why fleet.End) {
@@ -268,4 +275,27 @@ func TestRetiredEnvironmentsEndWhenTheirInvocationIsDone(t *testing.T) {
 			t.Errorf("ended as %v", w.ends)
 		}
 	})
+}
+
+func TestAnEnvironmentIsNotGivenAwayBeforeItHasSettled(t *testing.T) {
+	w := newFakeWorker(10)
+	w.unsettled = true
+	a := New(Config{Worker: w})
+	call := func() {
+		t.Helper()
+		if _, err := a.Invoke(t.Context(), &kiln.Version{Deployment: "d"}, kiln.Invocation{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	call()
+	call()
+	if _, made := w.count(); made != 2 {
+		t.Fatalf("%d environments for two calls, the first of which has not settled", made)
+	}
+	w.settle[0](true)
+	w.settle[1](false)
+	call()
+	if _, made := w.count(); made != 2 {
+		t.Errorf("%d environments: the one that settled well is not used again", made)
+	}
 }

@@ -43,6 +43,10 @@ type box struct {
 	reader      *bufio.Reader
 	logs        *capture
 	api         *apiLine
+	// extensionLogs is what external extensions print.
+	extensionLogs *capture
+	// heard is what control brings.
+	heard *hearing
 
 	// words are what the guest says on the control line until its runtime runs. There is room for all that it may say.
 	words chan wire.Header
@@ -52,24 +56,33 @@ type box struct {
 	status string
 	given  string
 	lost   bool
+	// fault is what an extension did that ended the environment, nil if none did. It is set before exited is closed.
+	fault *failure
+
+	extensions *extensions
+	feed       *feed
+	// extended is set when INIT has ended with extensions, and phase is that of INIT as telemetry has it. Who has the environment's turn
+	// owns them.
+	extended bool
+	phase    string
 
 	stopReaders context.CancelFunc
 	readers     sync.WaitGroup
 }
 
 // guestEnds are the descriptors that go into the sandbox.
-type guestEnds struct{ control, invocations, logs, api *os.File }
+type guestEnds struct{ control, invocations, logs, extensionLogs, api *os.File }
 
 func (g guestEnds) files() map[int]*os.File {
-	files := map[int]*os.File{3: g.control, 4: g.invocations, 5: g.logs}
+	files := map[int]*os.File{3: g.control, 4: g.invocations, 5: g.logs, 6: g.extensionLogs}
 	if g.api != nil {
-		files[6] = g.api
+		files[7] = g.api
 	}
 	return files
 }
 
 func (g guestEnds) close() {
-	for _, f := range []*os.File{g.control, g.invocations, g.logs, g.api} {
+	for _, f := range []*os.File{g.control, g.invocations, g.logs, g.extensionLogs, g.api} {
 		if f != nil {
 			f.Close()
 		}
@@ -78,7 +91,7 @@ func (g guestEnds) close() {
 
 // newBox starts a sandbox and returns when its guest runs. api may be nil.
 func newBox(ctx context.Context, engine sandbox.Engine, spec sandbox.Spec, api API) (_ *box, err error) {
-	b := &box{exited: make(chan struct{}), words: make(chan wire.Header, len(guestWords))}
+	b := &box{exited: make(chan struct{}), words: make(chan wire.Header, len(guestWords)), extensions: newExtensions(), feed: newFeed()}
 	guest, err := b.open(api)
 	defer guest.close()
 	if err != nil {
@@ -105,20 +118,34 @@ func (b *box) open(api API) (g guestEnds, err error) {
 	if b.invocations, g.invocations, err = socketpair("invocations"); err != nil {
 		return g, err
 	}
-	r, w, err := os.Pipe()
-	if err != nil {
+	if b.heard, err = newHearing(b.control); err != nil {
+		return g, fmt.Errorf("open control socket: %w", err)
+	}
+	b.reader = bufio.NewReader(b.invocations)
+	if b.logs, g.logs, err = capturePipe(); err != nil {
 		return g, fmt.Errorf("open log pipe: %w", err)
 	}
-	g.logs = w
-	b.reader = bufio.NewReader(b.invocations)
-	if b.logs, err = newCapture(r); err != nil {
-		return g, errors.Join(fmt.Errorf("open log pipe: %w", err), r.Close())
+	if b.extensionLogs, g.extensionLogs, err = capturePipe(); err != nil {
+		return g, fmt.Errorf("open log pipe of extensions: %w", err)
 	}
 	if api == nil {
 		return g, nil
 	}
 	b.api, g.api, err = openAPI(api)
 	return g, err
+}
+
+// capturePipe returns a capture and the end of its pipe that is written to.
+func capturePipe() (*capture, *os.File, error) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		return nil, nil, err
+	}
+	c, err := newCapture(r)
+	if err != nil {
+		return nil, nil, errors.Join(err, r.Close(), w.Close())
+	}
+	return c, w, nil
 }
 
 func socketpair(name string) (net.Conn, *os.File, error) {
@@ -145,6 +172,9 @@ func (b *box) launch(ctx context.Context, start wire.Header, sink LogSink) (*fai
 	}
 	if h.Failure != "" {
 		f := notStarted(start.Args, h.Failure)
+		if h.ErrorType != "" {
+			f = extensionFailed(h.ErrorType, h.Failure)
+		}
 		return &f, nil
 	}
 	readCtx, cancel := context.WithCancel(context.WithoutCancel(ctx)) // ends with the box
@@ -152,14 +182,23 @@ func (b *box) launch(ctx context.Context, start wire.Header, sink LogSink) (*fai
 	if b.api != nil {
 		b.readers.Go(b.api.serve)
 	}
+	b.logs.show(b.feed.function)
 	b.readers.Go(func() { b.logs.run(readCtx) })
+	if h.Extensions == "" {
+		return nil, ignoreClosed(b.extensionLogs.pipe.Close())
+	}
+	b.extensions.launched(start.Args)
+	b.extensionLogs.sink = func(lines []byte) {
+		b.feed.extension(lines)
+		b.logs.insert(lines)
+	}
+	b.readers.Go(func() { b.extensionLogs.run(readCtx) })
 	return nil, nil
 }
 
 // order sends the guest a control frame and returns its answer, which must be of type t.
 func (b *box) order(ctx context.Context, h wire.Header, t wire.Type) (wire.Header, error) {
-	b.control.SetWriteDeadline(time.Now().Add(guestTimeout))
-	if err := wire.Write(b.control, h, nil); err != nil {
+	if err := b.tell(h, nil); err != nil {
 		return wire.Header{}, err
 	}
 	return b.expect(ctx, t)
@@ -196,24 +235,76 @@ func due(h wire.Header, t wire.Type) error {
 // guestWords are what a guest says once each.
 var guestWords = [...]wire.Type{wire.Hello, wire.Prepared, wire.Started}
 
-// listen takes what the guest says until the runtime process has ended or the line broke, and then ends a read that waits for an
-// answer.
+// listen takes what the guest says until the line breaks. When the runtime process has ended, or an extension has failed, it ends a
+// read that waits for an answer.
 func (b *box) listen() {
-	for {
-		h, _, err := wire.Read(b.control, 0)
-		if err == nil && h.Type != wire.Exited && len(b.words) < cap(b.words) {
-			b.words <- h // only this goroutine sends
-			continue
-		}
-		b.status, b.given = h.Status, h.RequestID
-		if err != nil || h.Type != wire.Exited {
-			b.status, b.lost = killed, true
-		}
-		close(b.exited)
-		// What was sent before the end is still read.
-		b.invocations.SetReadDeadline(time.Now().Add(exitGrace))
+	err := b.heard.run(b.hear)
+	if b.ended() {
 		return
 	}
+	_ = err // every end of the line before the runtime's means the same
+	b.status, b.lost = killed, true
+	b.end()
+}
+
+// hear takes one thing that the guest says.
+func (b *box) hear(h wire.Header) {
+	switch h.Type {
+	case wire.Exited:
+		if b.ended() {
+			return
+		}
+		b.status, b.given = h.Status, h.RequestID
+		if h.ErrorType != "" {
+			b.fault = new(extensionFailed(h.ErrorType, exitedWith(h.Status).Message))
+		}
+		b.end()
+	case wire.Fault:
+		if b.ended() {
+			return
+		}
+		b.fault = new(b.extensions.failed(h))
+		b.end()
+	case wire.Register:
+		_ = b.tell(b.extensions.register(), nil) // a line that is broken is seen by listen
+	case wire.Settled:
+		b.extensions.settle(h.RequestID)
+	case wire.Subscribed:
+		if b.feed.begin() {
+			b.readers.Go(func() { b.feed.run(b.tell) })
+		}
+	case wire.Left:
+		b.extensions.leave()
+	default:
+		select {
+		case b.words <- h:
+		default: // it said more than it may, which expect does not wait for
+		}
+	}
+}
+
+func (b *box) ended() bool {
+	select {
+	case <-b.exited:
+		return true
+	default:
+		return false
+	}
+}
+
+// end says that the environment takes no invocation any more.
+func (b *box) end() {
+	close(b.exited)
+	// What was sent before the end is still read.
+	b.invocations.SetReadDeadline(time.Now().Add(exitGrace))
+}
+
+// tell sends the guest a control frame.
+func (b *box) tell(h wire.Header, body []byte) error {
+	b.extensions.telling.Lock() // a frame may take more than one write
+	defer b.extensions.telling.Unlock()
+	b.control.SetWriteDeadline(time.Now().Add(guestTimeout))
+	return wire.Write(b.control, h, body)
 }
 
 // receive reads one frame from the invocation line until deadline. Its error is a *failure where the function is at fault.
@@ -252,6 +343,9 @@ func (b *box) cause(err error) failure {
 	if b.outOfMemory() {
 		return outOfMemory()
 	}
+	if b.fault != nil {
+		return *b.fault
+	}
 	return exitedWith(b.status)
 }
 
@@ -281,6 +375,7 @@ func (b *box) destroy() error {
 	if b.stopReaders != nil {
 		b.stopReaders()
 	}
+	b.feed.end()
 	err = errors.Join(err, b.closeLines())
 	b.readers.Wait()
 	return err
@@ -293,8 +388,10 @@ func (b *box) closeLines() error {
 			errs = append(errs, ignoreClosed(c.Close()))
 		}
 	}
-	if b.logs != nil {
-		errs = append(errs, ignoreClosed(b.logs.pipe.Close()))
+	for _, c := range []*capture{b.logs, b.extensionLogs} {
+		if c != nil {
+			errs = append(errs, ignoreClosed(c.pipe.Close()))
+		}
 	}
 	if b.api != nil {
 		errs = append(errs, ignoreClosed(b.api.conn.Close()))

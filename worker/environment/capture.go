@@ -43,6 +43,8 @@ type capture struct {
 	pending []byte      // +checklocks:mu whole lines not yet handed to sink
 	tail    []byte      // +checklocks:mu the end of the current invocation's log
 	rate    tokenBucket // +checklocks:mu
+	// tap, unless it is nil, is shown the lines that were read. It must not keep them, and must not block.
+	tap func(lines []byte) // +checklocks:mu
 }
 
 // newCapture returns a capture that has yet to be given its sink.
@@ -115,7 +117,7 @@ func (c *capture) split(b []byte) {
 		b = c.complete(b)
 	}
 	end := bytes.LastIndexByte(b, '\n') + 1
-	c.add(b[:end])
+	c.own(b[:end])
 	c.partial = append(c.partial, b[end:]...)
 }
 
@@ -139,10 +141,35 @@ func (c *capture) complete(b []byte) []byte {
 //
 // +checklocks:c.mu
 func (c *capture) line(l []byte) {
-	c.add(l)
 	if l[len(l)-1] != '\n' {
-		c.add([]byte{'\n'})
+		l = append(bytes.Clone(l), '\n')
 	}
+	c.own(l)
+}
+
+// own adds lines that were read.
+//
+// +checklocks:c.mu
+func (c *capture) own(b []byte) {
+	if c.tap != nil && len(b) > 0 {
+		c.tap(b)
+	}
+	c.add(b)
+}
+
+// insert adds whole lines of another pipe.
+func (c *capture) insert(lines []byte) {
+	c.mu.Lock()
+	c.add(lines)
+	c.mu.Unlock()
+	c.handOn()
+}
+
+// show sets tap, which may be nil.
+func (c *capture) show(tap func(lines []byte)) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.tap = tap
 }
 
 // +checklocks:c.mu

@@ -3,6 +3,7 @@
 package environment
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -63,6 +64,16 @@ type Environment struct {
 	cold   coldStart // what the first invocation reports
 	// watched is true once Ended will be called.
 	watched bool
+	// unsettled is the invocation that has been answered and on which extensions work still, and until when they may.
+	unsettled kiln.RequestID
+	until     time.Time
+	// late is set when INIT is run within the first invocation.
+	late bool
+	// reason is why the environment ends, as extensions are told; "" means that it is not needed any more.
+	reason string
+	// settling is the work of extensions on an invocation that has been answered, which has the turn; settled takes its outcome.
+	settling sync.WaitGroup
+	settled  chan bool
 	// idle freezes the environment when it has been idle for FreezeAfter.
 	idle *time.Timer
 
@@ -98,7 +109,7 @@ func Start(ctx context.Context, cfg Config) (*Environment, error) {
 	if cfg.InitTimeout == 0 {
 		cfg.InitTimeout = kiln.InitTimeout
 	}
-	e := &Environment{cfg: cfg, turn: make(chan struct{}, 1)}
+	e := &Environment{cfg: cfg, turn: make(chan struct{}, 1), settled: make(chan bool, 1)}
 	if err := e.boot(ctx, time.Now().Add(guestTimeout+cfg.InitTimeout), cfg.InitTimeout); err != nil {
 		return nil, err
 	}
@@ -129,7 +140,11 @@ func (e *Environment) boot(ctx context.Context, deadline time.Time, initLimit ti
 	}
 	b := e.box
 	e.cold.failed = b.awaitReady(until)
+	if e.cold.failed == nil {
+		e.cold.failed = b.awaitExtensions(until)
+	}
 	e.cold.timing.Init = time.Since(launched)
+	b.telemetryInitReport(e.cold.timing.Init, e.cold.failed)
 	b.logs.drain()
 	if e.cold.failed != nil || cpus <= 0 || cpus >= spec.Limits.CPUs {
 		return nil
@@ -162,6 +177,7 @@ func (e *Environment) occupy(ctx context.Context, spec sandbox.Spec) (*failure, 
 		return nil, errors.Join(errKilled, b.destroy())
 	}
 	booted := time.Now()
+	e.telemetryInitStart(b)
 	failed, err := b.launch(ctx, e.cfg.Process, e.cfg.Sink)
 	if err != nil {
 		return nil, errors.Join(err, b.destroy())
@@ -200,7 +216,11 @@ func (e *Environment) Invoke(ctx context.Context, inv kiln.Invocation) (res kiln
 	if _, ok := <-e.turn; !ok {
 		return res, false, fleet.ErrGone
 	}
-	defer func() { e.turn <- struct{}{} }()
+	defer func() {
+		if !res.Unsettled {
+			e.turn <- struct{}{}
+		}
+	}()
 	e.idle.Stop()
 	if !e.cfg.Until.IsZero() && time.Now().After(e.cfg.Until) {
 		e.advance(Failed)
@@ -218,7 +238,7 @@ func (e *Environment) Invoke(ctx context.Context, inv kiln.Invocation) (res kiln
 	}
 	o := e.run(ctx, inv)
 	if o.gone {
-		e.advance(Failed)
+		e.fail(nil)
 		return res, false, fleet.ErrGone
 	}
 	res = e.conclude(inv, o)
@@ -227,8 +247,14 @@ func (e *Environment) Invoke(ctx context.Context, inv kiln.Invocation) (res kiln
 		return kiln.Result{}, false, errKilled
 	}
 	if o.fatal {
-		e.advance(Failed)
+		e.fail(o.failed)
 		return res, false, nil
+	}
+	if e.box.extended {
+		res.Unsettled = true
+		e.unsettled = inv.ID
+		e.settling.Go(e.settle) // has the turn from here
+		return res, true, nil
 	}
 	e.advance(Answered)
 	e.watch()
@@ -249,11 +275,50 @@ func (e *Environment) watch() {
 	})
 }
 
+// Settle returns, once after each Invoke whose result was unsettled, when the extensions are done with the invocation. If it returns
+// false, all that is left to do with the environment is Stop.
+func (e *Environment) Settle() (reusable bool) { return <-e.settled }
+
+func (e *Environment) settle() {
+	ok := e.awaitSettled()
+	e.turn <- struct{}{}
+	e.settled <- ok
+}
+
+func (e *Environment) awaitSettled() (reusable bool) {
+	b := e.box
+	failed := b.awaitSettled(string(e.unsettled), e.until)
+	b.extensionLogs.drain()
+	b.extensionLogs.handOn()
+	if failed != nil {
+		if failed.Status == "timeout" {
+			failed.Message = timedOut(e.cfg.Version.Timeout).Message
+		}
+		b.logs.end(failureLines(report{RequestID: e.unsettled, Failure: failed, FinishedAt: time.Now()}))
+		e.fail(failed)
+		return false
+	}
+	e.advance(Answered)
+	e.watch()
+	e.idle.Reset(e.cfg.FreezeAfter)
+	return true
+}
+
+// fail says that the environment cannot be used again, and why.
+func (e *Environment) fail(f *failure) {
+	e.reason = endFailure
+	if f != nil && f.Status == "timeout" {
+		e.reason = endTimeout
+	}
+	e.advance(Failed)
+}
+
 // outcome is how an invocation ended.
 type outcome struct {
 	payload []byte
-	// functionError is set when the runtime itself reported an error.
+	// functionError is set when the runtime itself reported an error, and errorType is that error's.
 	functionError bool
+	errorType     string
 	failed        *failure
 	// fatal means that the environment cannot be used again.
 	fatal bool
@@ -274,11 +339,13 @@ func (e *Environment) run(ctx context.Context, inv kiln.Invocation) outcome {
 	begun := time.Now()
 	deadline := begun.Add(e.cfg.Version.Timeout)
 	start := startLine(inv.ID, e.cfg.Version.Qualifier)
+	e.until = deadline
 	e.box.logs.begin(start, cold.pending)
 	if cold.failed != nil && cold.failed.retry {
 		cold = e.retryInit(ctx, deadline)
 		e.box.logs.begin(start, true)
 	}
+	e.telemetryStart(inv)
 	o := outcome{fatal: true}
 	if f := cold.failed; f != nil {
 		o.payload, o.failed, o.init = f.body, &f.failure, true
@@ -298,6 +365,7 @@ func (e *Environment) run(ctx context.Context, inv kiln.Invocation) outcome {
 func (e *Environment) retryInit(ctx context.Context, deadline time.Time) coldStart {
 	late := coldStart{failed: &initFailure{failure: timedOut(e.cfg.Version.Timeout)}}
 	e.box.logs.end(fmt.Sprintf("INIT_REPORT Init Duration: %.2f ms\tPhase: init\tStatus: timeout\n", milliseconds(e.cfg.InitTimeout)))
+	e.box.shutdown(endTimeout)
 	if err := e.box.destroy(); err != nil {
 		e.cfg.Log.Error("destroy sandbox after init timeout", "environment", e.cfg.Sandbox.ID, "err", err)
 		return late
@@ -305,6 +373,7 @@ func (e *Environment) retryInit(ctx context.Context, deadline time.Time) coldSta
 	e.renew()
 	ctx, cancel := context.WithDeadline(ctx, deadline)
 	defer cancel()
+	e.late = true
 	if err := e.boot(ctx, deadline, e.cfg.Version.Timeout); err != nil {
 		e.cfg.Log.Warn("boot sandbox after init timeout", "environment", e.cfg.Sandbox.ID, "err", err)
 		return late
@@ -322,6 +391,9 @@ func (e *Environment) exchange(inv kiln.Invocation, deadline time.Time) outcome 
 	h := wire.Header{
 		Type: wire.Invoke, RequestID: string(inv.ID), DeadlineMs: deadline.UnixMilli(),
 		FunctionARN: inv.FunctionARN, TraceID: inv.TraceID, ClientContext: inv.ClientContext,
+	}
+	if e.box.extended && e.tellExtensions(h) != nil {
+		return outcome{gone: true, fatal: true}
 	}
 	e.box.invocations.SetWriteDeadline(deadline)
 	if err := wire.Write(e.box.invocations, h, inv.Payload); err != nil {
@@ -348,22 +420,33 @@ func (e *Environment) exchange(inv kiln.Invocation, deadline time.Time) outcome 
 	case h.Type == wire.Response:
 		return outcome{payload: body}
 	case h.Type == wire.Error:
-		return outcome{payload: body, functionError: true}
+		return outcome{payload: body, functionError: true, errorType: h.ErrorType}
 	default:
 		return outcome{failed: new(brokenProtocol()), fatal: true}
 	}
+}
+
+// tellExtensions hands the event of an invocation to the extensions.
+func (e *Environment) tellExtensions(h wire.Header) error {
+	return e.box.tell(wire.Header{
+		Type: wire.Event, RequestID: h.RequestID, DeadlineMs: h.DeadlineMs, FunctionARN: h.FunctionARN, TraceID: h.TraceID,
+	}, nil)
 }
 
 // unread reports whether a runtime that has ended did so without asking for the invocation, as one that ends itself after the answer to
 // the one before does. It is known of custom runtimes only; from the sockets of all others see isGone.
 func (e *Environment) unread(id kiln.RequestID) bool {
 	b := e.box
-	return !e.cfg.Process.Direct && closedWithin(b.exited, exitGrace) && !b.lost && b.given != string(id)
+	return !e.cfg.Process.Direct && closedWithin(b.exited, exitGrace) && !b.lost && b.fault == nil && b.given != string(id)
 }
 
 // conclude writes the log's last lines and makes the caller's answer.
 func (e *Environment) conclude(inv kiln.Invocation, o outcome) kiln.Result {
 	e.box.logs.drain()
+	if e.box.extended {
+		e.box.extensionLogs.drain()
+		e.box.extensionLogs.handOn()
+	}
 	used, err := e.box.PeakMemory()
 	if err != nil && e.box.alive() {
 		e.cfg.Log.Warn("read memory use", "environment", e.cfg.Sandbox.ID, "err", err)
@@ -372,6 +455,7 @@ func (e *Environment) conclude(inv kiln.Invocation, o outcome) kiln.Result {
 		RequestID: inv.ID, Version: e.cfg.Version.Qualifier, Handler: o.timing.Handler, Init: o.timing.Guest + o.timing.Init,
 		MemoryMB: e.cfg.Version.MemoryMB, UsedBytes: used, Failure: o.failed, FinishedAt: time.Now(),
 	}
+	e.telemetryReport(inv, o, r)
 	res := kiln.Result{Payload: o.payload, Outcome: o.kind(), Timing: o.timing, LogTail: e.box.logs.end(endLines(r))}
 	if o.functionError || o.failed != nil {
 		res.FunctionError = "Unhandled"
@@ -382,13 +466,40 @@ func (e *Environment) conclude(inv kiln.Invocation, o outcome) kiln.Result {
 	return res
 }
 
-// Stop ends the environment and returns when nothing is left of it. An invocation that runs is waited for.
+// Stop ends the environment and returns when nothing is left of it. An invocation that runs is waited for, and so are extensions that
+// want to be told of the end, for at most two seconds.
 func (e *Environment) Stop() error {
 	if _, ok := <-e.turn; !ok {
 		return nil
 	}
+	return e.stop()
+}
+
+// StopBy is Stop if no invocation runs, or what runs is done by then. Else it returns false and does nothing.
+func (e *Environment) StopBy(until time.Time) (stopped bool, err error) {
+	left := time.Until(until)
+	if left <= 0 {
+		return false, nil
+	}
+	limit := time.NewTimer(left)
+	defer limit.Stop()
+	select {
+	case _, ok := <-e.turn:
+		if !ok {
+			return true, nil
+		}
+		return true, e.stop()
+	case <-limit.C:
+		return false, nil
+	}
+}
+
+// stop ends the environment. Whoever calls it has the turn.
+func (e *Environment) stop() error {
+	e.settling.Wait()
 	e.advance(Told)
 	e.idle.Stop()
+	e.shutdown()
 	err := e.box.destroy()
 	e.advance(Destroyed)
 	close(e.turn)
@@ -396,6 +507,17 @@ func (e *Environment) Stop() error {
 		return fmt.Errorf("destroy sandbox %s: %w", e.cfg.Sandbox.ID, err)
 	}
 	return nil
+}
+
+// shutdown runs AWS's SHUTDOWN phase, if there are extensions.
+func (e *Environment) shutdown() {
+	if e.box.extensions.grace() == 0 || e.wasKilled() {
+		return
+	}
+	if err := e.wake(); err != nil {
+		return // it has ended, or is destroyed as it is
+	}
+	e.box.shutdown(cmp.Or(e.reason, endSpindown))
 }
 
 // errKilled is what becomes of an invocation whose environment Kill has ended.
@@ -410,6 +532,10 @@ func (e *Environment) wasKilled() bool {
 // expose lets Kill find the sandbox of b, which has booted. It returns false if Kill has been called already.
 func (e *Environment) expose(b *box) bool {
 	e.advance(Booted)
+	b.phase = phaseInit
+	if e.late {
+		b.phase = phaseInvoke
+	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.sandbox = b.Sandbox

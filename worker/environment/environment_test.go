@@ -99,8 +99,8 @@ func (e *fakeEngine) Start(_ context.Context, s sandbox.Spec) (sandbox.Sandbox, 
 		return nil, err
 	}
 	g.logs = os.NewFile(uintptr(fd), "logs")
-	if s.Files[6] != nil {
-		g.api = dup(e.t, s.Files[6])
+	if s.Files[7] != nil {
+		g.api = dup(e.t, s.Files[7])
 	}
 	b := &fakeBox{frozen: make(chan bool, 100), cpus: s.Limits.CPUs, done: make(chan struct{}), guest: g}
 	g.die = b.die

@@ -83,6 +83,11 @@ func (o outcome) kind() kiln.Outcome {
 	}
 }
 
+// extensionFailed is an environment that an extension ended.
+func extensionFailed(kind, message string) failure {
+	return failure{Type: kind, Message: message, Status: "error"}
+}
+
 // payload is the error object that the caller of the invocation gets.
 func (f failure) payload(id kiln.RequestID) []byte {
 	message := f.Message

@@ -29,12 +29,7 @@ func startLine(id kiln.RequestID, q kiln.Qualifier) string {
 // endLines are the lines after the function's own: what went wrong, END and REPORT.
 func endLines(r report) string {
 	var b strings.Builder
-	if r.Failure != nil && r.Failure.Status == "timeout" {
-		fmt.Fprintf(&b, "%s %s %s\n\n", r.FinishedAt.UTC().Format("2006-01-02T15:04:05.000Z"), r.RequestID, r.Failure.Message)
-	}
-	if r.Failure != nil && r.Failure.Status == "error" && r.Failure.Message != "" {
-		fmt.Fprintf(&b, "RequestId: %s Error: %s\n%s\n", r.RequestID, r.Failure.Message, r.Failure.Type)
-	}
+	b.WriteString(failureLines(r))
 	fmt.Fprintf(&b, "END RequestId: %s\n", r.RequestID)
 	fmt.Fprintf(&b, "REPORT RequestId: %s\tDuration: %.2f ms\tBilled Duration: %d ms\tMemory Size: %d MB\tMax Memory Used: %d MB\t",
 		r.RequestID, milliseconds(r.Handler), billed(r.Init+r.Handler), r.MemoryMB, megabytes(r.UsedBytes, r.MemoryMB))
@@ -48,6 +43,18 @@ func endLines(r report) string {
 		}
 	}
 	b.WriteByte('\n')
+	return b.String()
+}
+
+// failureLines say what went wrong, if anything did.
+func failureLines(r report) string {
+	var b strings.Builder
+	if r.Failure != nil && r.Failure.Status == "timeout" {
+		fmt.Fprintf(&b, "%s %s %s\n\n", r.FinishedAt.UTC().Format("2006-01-02T15:04:05.000Z"), r.RequestID, r.Failure.Message)
+	}
+	if r.Failure != nil && r.Failure.Status == "error" && r.Failure.Message != "" {
+		fmt.Fprintf(&b, "RequestId: %s Error: %s\n%s\n", r.RequestID, r.Failure.Message, r.Failure.Type)
+	}
 	return b.String()
 }
 

@@ -116,6 +116,7 @@ func (e *Environment) occupySpare(ctx context.Context, s *Spare, limits sandbox.
 		process.Binds = append(process.Binds, wire.Bind{Source: path.Join(s.slot, m.Name), Target: m.Target})
 	}
 	process.Adopt = e.cfg.Handover.Adopt
+	e.telemetryInitStart(s.box)
 	if failed, err = s.box.launch(ctx, process, e.cfg.Sink); err != nil {
 		return nil, err
 	}

@@ -23,7 +23,7 @@ var hostEtc = []string{"/etc/ld.so.cache", "/etc/alternatives", "/etc/ssl/certs"
 var etc = map[string]string{
 	"passwd":        fmt.Sprintf("root:x:0:0:root:/root:/sbin/nologin\nsbx_user1051:x:%d:%d::/home/sbx_user1051:/sbin/nologin\n", functionUID, functionGID),
 	"group":         fmt.Sprintf("root:x:0:\nsbx_user1051:x:%d:\n", functionGID),
-	"hosts":         "127.0.0.1 localhost\n::1 localhost\n",
+	"hosts":         "127.0.0.1 localhost sandbox.localdomain sandbox\n::1 localhost\n",
 	"nsswitch.conf": "passwd: files\ngroup: files\nhosts: files dns\n",
 	// The resolver of those sandboxes that have a network.
 	"resolv.conf": "nameserver " + network.ResolverAddr.String() + "\n",

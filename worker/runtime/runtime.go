@@ -56,10 +56,20 @@ func (r *Runtime) Process(v *kiln.Version, region kiln.Region, stream string, c 
 	h := wire.Header{
 		API: true, Args: r.args(v), Env: r.environ(v, region, stream, c), Dir: taskDir, UID: functionUID, GID: functionGID,
 		Direct: r.interpreter != "", MaxProcesses: maxProcesses, MaxFiles: maxFiles, MaxResponse: kiln.MaxResponse,
+		Account: string(v.Account),
 	}
 	if r.interpreter == "" {
 		h.Fallback = layerDir + "/bootstrap"
 	}
+	return h
+}
+
+// ExtensionDir is where external extensions are, below the directory that appears as /opt.
+const ExtensionDir = "extensions"
+
+// WithExtensions has the guest start the external extensions of layers before the runtime process.
+func WithExtensions(h wire.Header) wire.Header {
+	h.Extensions = layerDir + "/" + ExtensionDir
 	return h
 }
 

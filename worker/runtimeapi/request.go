@@ -34,10 +34,14 @@ type request struct {
 
 	errorType    string
 	responseMode string
+	extension    extensionFields
 
 	http10                  bool
 	hosts, lengths, codings int
 }
+
+// extensionFields are the fields of requests of extensions.
+type extensionFields struct{ name, id, features, errorType string }
 
 // readRequest reads the head of the next request. It returns io.EOF only between requests.
 func readRequest(r *bufio.Reader) (*request, error) {
@@ -94,6 +98,14 @@ func (q *request) setField(name, value string) error {
 		q.errorType = value
 	case "lambda-runtime-function-response-mode":
 		q.responseMode = value
+	case "lambda-extension-name":
+		q.extension.name = value
+	case "lambda-extension-identifier":
+		q.extension.id = value
+	case "lambda-extension-accept-feature":
+		q.extension.features = value
+	case "lambda-extension-function-error-type":
+		q.extension.errorType = value
 	}
 	return nil
 }

@@ -23,8 +23,9 @@ import (
 	"kiln/worker/wire"
 )
 
-// maxConnections bounds the connections served at one time; further ones wait to be accepted. A runtime uses one or two.
-const maxConnections = 16
+// maxConnections bounds the connections served at one time; further ones wait to be accepted. A runtime uses one or two, and so does
+// each of ten extensions.
+const maxConnections = 48
 
 // Listener gives the connections of the runtime process.
 type Listener interface {
@@ -38,6 +39,7 @@ type Server struct {
 	source io.Reader
 	sink   io.Writer
 	limit  int
+	others Others
 	// broken holds one error: the one after which no invocation passes any more.
 	broken chan error
 
@@ -53,13 +55,16 @@ type invocation struct {
 }
 
 // New returns a server that speaks to the worker over the socket invocations, as package wire says. An event and an answer
-// have at most maxPayload bytes.
-func New(invocations io.ReadWriter, maxPayload int) *Server {
+// have at most maxPayload bytes. others may be nil, and answers the requests that are not of the Runtime API.
+func New(invocations io.ReadWriter, maxPayload int, others Others) *Server {
 	return &Server{
-		source: bufio.NewReaderSize(invocations, 16<<10), sink: invocations, limit: maxPayload,
+		source: bufio.NewReaderSize(invocations, 16<<10), sink: invocations, limit: maxPayload, others: others,
 		broken: make(chan error, 1),
 	}
 }
+
+// NewWithout returns a server without the Runtime API, for a runtime that speaks to the worker itself: all requests are for others.
+func NewWithout(others Others) *Server { return &Server{others: others, broken: make(chan error, 1)} }
 
 // Broken gives one error when the socket to the worker fails or the worker breaks the protocol.
 func (s *Server) Broken() <-chan error { return s.broken }
@@ -126,8 +131,8 @@ const apiRoot = "/2018-06-01/runtime/"
 // handle answers x. After an error the connection is of no further use.
 func (s *Server) handle(x exchange) error {
 	path, ok := strings.CutPrefix(x.path, apiRoot)
-	if !ok {
-		return writeStatus(x.reply, 404, "text/plain; charset=utf-8", []byte("404 page not found\n"))
+	if !ok || s.sink == nil {
+		return s.other(x)
 	}
 	switch path {
 	case "invocation/next":
@@ -143,20 +148,30 @@ func (s *Server) handle(x exchange) error {
 	case ok && action == "error":
 		return s.method(x, "POST", func(x exchange) error { return s.invocationError(x, id) })
 	}
-	return writeStatus(x.reply, 404, "text/plain; charset=utf-8", []byte("404 page not found\n"))
+	return notFound(x.reply)
+}
+
+func notFound(w *bufio.Writer) error {
+	return writeStatus(w, 404, "text/plain; charset=utf-8", []byte("404 page not found\n"))
 }
 
 func (s *Server) method(x exchange, method string, f func(exchange) error) error {
 	if x.method != method {
 		return writeStatus(x.reply, 405, "text/plain; charset=utf-8", nil)
 	}
-	if x.expect && x.length != 0 {
-		x.reply.WriteString("HTTP/1.1 100 Continue\r\n\r\n")
-		if err := x.reply.Flush(); err != nil {
-			return err
-		}
+	if err := x.proceed(); err != nil {
+		return err
 	}
 	return f(x)
+}
+
+// proceed asks for the body, if the client waits for that.
+func (x exchange) proceed() error {
+	if !x.expect || x.length == 0 {
+		return nil
+	}
+	x.reply.WriteString("HTTP/1.1 100 Continue\r\n\r\n")
+	return x.reply.Flush()
 }
 
 // next gives the runtime its next invocation, when there is one.

@@ -37,7 +37,7 @@ func newWorld(t *testing.T) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &world{t: t, worker: worker, reader: bufio.NewReader(worker), server: New(guest, limit)}
+	w := &world{t: t, worker: worker, reader: bufio.NewReader(worker), server: New(guest, limit, nil)}
 	var mu sync.Mutex
 	var clients []net.Conn
 	w.dial = func() net.Conn {
@@ -145,6 +145,13 @@ func (c *client) expect(status int, body string) *http.Response {
 		c.t.Fatalf("answered %d %s, want %d with %s", res.StatusCode, got, status, body)
 	}
 	return res
+}
+
+// roundTrip sends a request, whose answer must be so.
+func (c *client) roundTrip(raw string, status int, body string) {
+	c.t.Helper()
+	c.send(raw)
+	c.expect(status, body)
 }
 
 func get(path string) string { return "GET " + apiRoot + path + " HTTP/1.1\r\nHost: h\r\n\r\n" }
@@ -566,7 +573,7 @@ func FuzzConnection(f *testing.F) {
 		s := New(struct {
 			io.Reader
 			io.Writer
-		}{strings.NewReader(""), &sink}, limit)
+		}{strings.NewReader(""), &sink}, limit, nil)
 		s.serve(struct {
 			io.Reader
 			io.Writer
@@ -588,4 +595,35 @@ func FuzzConnection(f *testing.F) {
 			}
 		}
 	})
+}
+
+// others answers with what it was asked, unless that means nothing.
+type others struct{}
+
+func (others) Answer(r Request) Response {
+	if r.Path == "/nothing" {
+		return Response{Status: 404}
+	}
+	return Response{Status: 202, Body: fmt.Appendf(nil, "%+v", r), Identifier: "i", EventIdentifier: "e"}
+}
+
+func TestRequestsThatAreNotOfTheRuntimeAPIAreForOthers(t *testing.T) {
+	for name, s := range map[string]*Server{"beside": New(&bytes.Buffer{}, limit, others{}), "alone": NewWithout(others{})} {
+		connection, server := socketpair(t)
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			s.serve(server)
+		}()
+		c := &client{t, connection, bufio.NewReader(connection)}
+		c.roundTrip("POST /x?y HTTP/1.1\r\nHost: h\r\nLambda-Extension-Name: n\r\nLambda-Extension-Identifier: i\r\nLambda-Extension-Accept-Feature: f\r\n"+
+			"Lambda-Extension-Function-Error-Type: t\r\nContent-Length: 2\r\n\r\n{}", 202, "{Method:POST Path:/x Name:n Identifier:i Features:f ErrorType:t Body:[123 125]}")
+		c.roundTrip("GET /nothing HTTP/1.1\r\nHost: h\r\n\r\n", 404, "404 page not found\n")
+		c.roundTrip(fmt.Sprintf("POST /x HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n%s", maxOther+1, strings.Repeat("x", maxOther+1)), 413, "RequestEntityTooLarge")
+		if name == "alone" {
+			c.roundTrip(get("invocation/next"), 202, "/2018-06-01/runtime/invocation/next")
+		}
+		connection.Close()
+		<-done
+	}
 }

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -16,7 +15,6 @@ import (
 	"slices"
 	"strings"
 	"syscall"
-	"time"
 
 	"github.com/aws/aws-lambda-go/lambda"
 	"github.com/aws/aws-lambda-go/lambdacontext"
@@ -116,15 +114,19 @@ func self() (any, error) {
 
 // direct speaks to the worker itself and answers each event with itself.
 func direct() error {
-	if c, err := net.DialTimeout("tcp", "127.0.0.1:9001", time.Second); err == nil {
-		c.Close()
-		return errors.New("the runtime api is served")
-	}
 	socket := os.NewFile(3, "socket")
 	if slices.Contains(os.Args, "wait") {
 		if err := wait(socket); err != nil {
 			return err
 		}
+	}
+	res, err := http.Get("http://127.0.0.1:9001/2018-06-01/runtime/invocation/next")
+	if err != nil {
+		return err
+	}
+	res.Body.Close()
+	if res.StatusCode != http.StatusNotFound {
+		return errors.New("the runtime api is served")
 	}
 	if err := wire.Write(socket, wire.Header{Type: wire.Ready}, nil); err != nil {
 		return err
