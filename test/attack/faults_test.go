@@ -42,7 +42,7 @@ func wantOwnFault(t testing.TB, err error, begun time.Time) {
 }
 
 func TestASandboxWithoutItsKernelOrItsFilesCostsOneCallAtMost(t *testing.T) {
-	n := kilntest.Start(t)
+	n := kilntest.Start(t, "--pool", "0")
 	n.Deploy(t.Context(), kilntest.Function{Name: "sleeps", MemoryMB: 256, Timeout: 20, Zip: program(t, "sleep.py")})
 	var groups []string
 	for _, k := range []kind{sentry, gofer} {
