@@ -31,7 +31,7 @@ const (
 	settling     = 50
 	warmCalls    = 3000
 	coldCalls    = 15
-	pooledCalls  = 100
+	pooledCalls  = 60
 	burstSize    = 12
 	disturbances = 3
 )
