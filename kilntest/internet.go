@@ -52,6 +52,28 @@ func Main(m *testing.M) int {
 	return 0
 }
 
+// Outside runs a program where the machine's own network is, whose packages it downloads, and returns what it printed.
+func Outside(cmd *exec.Cmd) (out []byte, err error) {
+	if os.Getenv(inside) == "" {
+		return cmd.CombinedOutput()
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread() // never unlocked: the thread, in another network, is of no further use
+		var own netns.NsHandle
+		if own, err = netns.GetFromPid(os.Getppid()); err != nil {
+			return
+		}
+		defer own.Close()
+		if err = netns.Set(own); err == nil {
+			out, err = cmd.CombinedOutput()
+		}
+	}()
+	<-done
+	return out, err
+}
+
 // The addresses of the machine and of its internet. All of the internet's answer the machine, so that what does not arrive from elsewhere
 // was dropped on the way.
 const (

@@ -40,7 +40,7 @@ func ricZip(t *testing.T) []byte {
 	defer cancel()
 	npm := exec.CommandContext(ctx, "/usr/bin/npm", "install", "--no-audit", "--no-fund")
 	npm.Dir, npm.WaitDelay = dir, time.Second
-	if out, err := npm.CombinedOutput(); err != nil {
+	if out, err := kilntest.Outside(npm); err != nil {
 		t.Skipf("npm cannot install aws-lambda-ric here: %v\n%s", err, out)
 	}
 	return kilntest.Zip(t, tree(t, dir))
