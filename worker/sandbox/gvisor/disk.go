@@ -15,6 +15,9 @@ const (
 	diskReserve = 64 << 20
 	// fillRate is faster, in bytes per second, than a function fills /tmp: it writes to memory first.
 	fillRate = 4 << 30
+	// crowd is the least that a /tmp holds whose sandbox is ended for a short disk: to end those that hold less would free nothing to
+	// speak of, and the disk is short for another reason.
+	crowd = 1 << 20
 	// The disk is looked at again after at least guardPause, and when it cannot have been filled before after guardRest at most.
 	guardPause = 10 * time.Millisecond
 	guardRest  = time.Second
@@ -59,25 +62,35 @@ func untilFull(free int64) time.Duration {
 	return min(max(time.Duration(float64(free-diskReserve)/fillRate*float64(time.Second)), guardPause), guardRest)
 }
 
-// endLargest ends the sandbox whose /tmp holds most of the disk, and waits for its end. Without one there is nothing to end.
+// endLargest ends the sandbox whose /tmp holds most of the disk, if any holds much of it, and waits for its end.
 func (l *launcher) endLargest() {
 	l.mu.Lock()
-	var largest string
-	var most int64
+	held := make(map[string]int64, len(l.lives))
 	for id, life := range l.lives {
-		if bytes := life.tmpBytes(); bytes > most {
-			largest, most = id, bytes
-		}
+		held[id] = life.tmpBytes()
 	}
+	largest, ok := crowding(held)
 	life := l.lives[largest]
 	l.mu.Unlock()
-	if life == nil || l.tell(message{Kind: crowds, ID: largest}) != nil {
+	if !ok || l.tell(message{Kind: crowds, ID: largest}) != nil {
 		return
 	}
 	select {
 	case <-life.over:
 	case <-time.After(endTimeout):
 	}
+}
+
+// crowding is which sandbox of those that hold so many bytes of the disk has to end when that is short. ok is false if it is not theirs
+// to make room.
+func crowding(held map[string]int64) (id string, ok bool) {
+	most := int64(crowd - 1)
+	for each, bytes := range held {
+		if bytes > most {
+			id, most, ok = each, bytes, true
+		}
+	}
+	return id, ok
 }
 
 // tmpBytes is how much of the disk the guest's /tmp takes.
