@@ -91,7 +91,7 @@ func TestErrorsOfFunctionsAreAWSs(t *testing.T) {
 		{kilntest.Function{Name: "no-module", Handler: "missing.handler", Zip: python(t, echo)}, "Runtime.ImportModuleError", "Unable to import module 'missing': No module named 'missing'", ""},
 		{kilntest.Function{Name: "no-handler", Handler: "index.missing", Zip: python(t, echo)}, "Runtime.HandlerNotFound", "Handler 'missing' missing on module 'index'", ""},
 		{kilntest.Function{Name: "syntax", Zip: python(t, "def handler(:\n")}, "Runtime.UserCodeSyntaxError", "Syntax error in module 'index'", ""},
-		{kilntest.Function{Name: "eats-memory", MemoryMB: 128, Zip: python(t, "def handler(event, context):\n    b = []\n    while True: b.append(bytearray(1 << 24))\n")}, "Runtime.OutOfMemory", "signal: killed", "Runtime.OutOfMemory"},
+		{kilntest.Function{Name: "eats-memory", MemoryMB: 128, Timeout: untouched, Zip: python(t, "def handler(event, context):\n    b = []\n    while True: b.append(bytearray(1 << 24))\n")}, "Runtime.OutOfMemory", "signal: killed", "Runtime.OutOfMemory"},
 		{kilntest.Function{Name: "says-too-much", Zip: python(t, "def handler(event, context):\n    return 'x' * (6 * 1024 * 1024 + 200)\n")}, "Function.ResponseSizeTooLarge", "Response payload size exceeded maximum allowed payload size (6291556 bytes).", ""},
 		{kilntest.Function{Name: "throws", Runtime: nodejs, Zip: mjs("export const handler = async () => { throw new RangeError('too far'); };")}, "RangeError", "too far", "Invoke Error"},
 		{kilntest.Function{Name: "node-exits", Runtime: nodejs, Zip: mjs("export const handler = async () => { process.exit(4); };")}, "Runtime.ExitError", "Runtime exited with error: exit status 4", ""},

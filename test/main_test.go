@@ -25,6 +25,10 @@ func python(t testing.TB, source string) []byte {
 	return kilntest.Zip(t, map[string]string{"index.py": source})
 }
 
+// untouched is enough seconds for a function of 128 MB to fill that with a fourteenth of a processor, on a virtual machine whose memory is
+// found only when it is touched first.
+const untouched = 60
+
 // echo answers with the event.
 const echo = "def handler(event, context):\n    return event\n"
 

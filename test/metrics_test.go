@@ -87,7 +87,7 @@ func TestMetricsTellWhatANodeHasDone(t *testing.T) {
 	call(t, n, "echo", `4`) // no sandbox that waits has such a /tmp
 	deploy(kilntest.Function{Name: "raises"}, "def handler(event, context):\n    raise ValueError('no good')\n")
 	deploy(kilntest.Function{Name: "hangs", Timeout: 1}, "def handler(event, context):\n    while True: pass\n")
-	deploy(kilntest.Function{Name: "eats", MemoryMB: 128}, "def handler(event, context):\n    b = []\n    while True: b.append(bytearray(1 << 24))\n")
+	deploy(kilntest.Function{Name: "eats", MemoryMB: 128, Timeout: untouched}, "def handler(event, context):\n    b = []\n    while True: b.append(bytearray(1 << 24))\n")
 	deploy(kilntest.Function{Name: "exits"}, "import os\ndef handler(event, context):\n    os._exit(3)\n")
 	deploy(kilntest.Function{Name: "no-init"}, "raise ValueError('not even that')\n")
 	for _, name := range []string{"raises", "hangs", "eats", "exits", "no-init"} {
