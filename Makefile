@@ -13,9 +13,10 @@ run: build
 
 build: bin/kiln
 
-# The guest goes into bin/kiln, which is all that a node needs.
+# The guest and the program of sandboxes go into bin/kiln, which is all that a node needs.
 bin/kiln: FORCE
 	$(BUILD) -ldflags '-s -w' -o worker/runtime/guest/kiln-guest ./cmd/kiln-guest
+	$(BUILD) -ldflags '-s -w' -o worker/sandbox/gvisor/program/kiln-sandbox ./cmd/kiln-sandbox
 	$(BUILD) -ldflags '-s -w' -o bin/kiln ./cmd/kiln
 
 .PHONY: FORCE
@@ -52,4 +53,4 @@ setup:
 	@sh scripts/setup.sh
 
 clean:
-	rm -rf bin worker/runtime/guest/kiln-guest
+	rm -rf bin worker/runtime/guest/kiln-guest worker/sandbox/gvisor/program/kiln-sandbox

@@ -17,7 +17,7 @@ var planes = []string{"control", "invoke", "event", "worker"}
 
 // only says which packages may import what lies behind one package of ours. Tests may import anything.
 var only = map[string][]string{
-	"gvisor.dev/gvisor":             {"worker/sandbox/gvisor", "cmd/kiln"},
+	"gvisor.dev/gvisor":             {"worker/sandbox/gvisor"},
 	"github.com/cockroachdb/pebble": {"pebblestore"},
 	"github.com/opencontainers":     {"worker/sandbox/gvisor"},
 	"github.com/prometheus":         {"telemetry"},
@@ -30,7 +30,7 @@ var only = map[string][]string{
 	"github.com/vishvananda":        {"worker/network", "kilntest"},
 	"kiln/cmd":                      {},
 	"kiln/frontend":                 {"cmd/kiln", "frontend"},
-	"kiln/worker/sandbox/gvisor":    {"cmd/kiln"},
+	"kiln/worker/sandbox/gvisor":    {"cmd/kiln", "cmd/kiln-sandbox"},
 	"kiln/pebblestore":              {"cmd/kiln"},
 	"kiln/kilntest":                 {},
 }

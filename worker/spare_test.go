@@ -25,6 +25,7 @@ import (
 	"kiln/worker/runtime"
 	"kiln/worker/runtime/guest"
 	"kiln/worker/sandbox/gvisor"
+	"kiln/worker/sandbox/gvisor/program"
 )
 
 // door is an API that nobody answers.
@@ -52,7 +53,7 @@ func newRack(t testing.TB) *rack {
 	if os.Getuid() != 0 {
 		t.Skip("sandboxes need root")
 	}
-	engine, err := gvisor.New(gvisor.Config{Dir: t.TempDir(), Exe: kilntest.Binary(t)})
+	engine, err := gvisor.New(gvisor.Config{Dir: t.TempDir(), Program: program.Open})
 	if err != nil {
 		t.Fatal(err)
 	}

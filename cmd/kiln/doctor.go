@@ -15,6 +15,7 @@ import (
 	"kiln/worker/runtime"
 	"kiln/worker/runtime/guest"
 	"kiln/worker/sandbox/gvisor"
+	"kiln/worker/sandbox/gvisor/program"
 )
 
 func doctorCommand() *cobra.Command {
@@ -29,7 +30,7 @@ func doctorCommand() *cobra.Command {
 
 // doctor prints a line for each finding. The error is that kiln cannot run here.
 func doctor(ctx context.Context, data string) error {
-	findings := gvisor.Check(ctx, gvisor.Config{Dir: data})
+	findings := gvisor.Check(ctx, gvisor.Config{Dir: data, Program: program.Open})
 	findings = append(findings, findEgress(gvisor.Warning), findRuntimes(ctx), findGuest())
 	w := tabwriter.NewWriter(os.Stdout, 0, 8, 2, ' ', 0)
 	for _, f := range findings {

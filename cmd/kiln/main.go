@@ -1,6 +1,4 @@
 // Command kiln is AWS Lambda on your own machines: `kiln serve` runs a node, `kiln doctor` says what the machine can do.
-//
-// The same binary is executed again, under other names, as the processes of its sandboxes.
 package main
 
 import (
@@ -11,14 +9,9 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
-
-	"kiln/worker/sandbox/gvisor"
 )
 
 func main() {
-	if gvisor.IsReexec(os.Args[0]) {
-		os.Exit(gvisor.Main())
-	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	root := &cobra.Command{

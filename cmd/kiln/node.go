@@ -40,6 +40,7 @@ import (
 	"kiln/worker/runtime/guest"
 	"kiln/worker/sandbox"
 	"kiln/worker/sandbox/gvisor"
+	"kiln/worker/sandbox/gvisor/program"
 )
 
 // unpackedBytes bounds the unpacked code that a node keeps on disk.
@@ -129,7 +130,7 @@ func (n *node) closeAdmin() error {
 // layers wires the parts of a node, lowest first.
 func (n *node) layers(ctx context.Context) ([]layer, error) {
 	logs := telemetry.NewFunctionLogs(filepath.Join(n.data, "logs"), n.log)
-	engine, err := gvisor.New(gvisor.Config{Dir: filepath.Join(n.data, "sandboxes"), Log: n.log})
+	engine, err := gvisor.New(gvisor.Config{Dir: filepath.Join(n.data, "sandboxes"), Program: program.Open, Log: n.log})
 	if err != nil {
 		return nil, err
 	}

@@ -229,8 +229,13 @@ func startOnce(ctx context.Context, cfg Config) (took time.Duration, err error) 
 	return e.probe(ctx, filepath.Join(dir, "root"))
 }
 
-// probe starts a sandbox whose program is this binary.
+// probe starts a sandbox whose program is the engine's own.
 func (e *Engine) probe(ctx context.Context, root string) (time.Duration, error) {
+	// Until a launcher runs the program may not be there.
+	if err := e.enter(ctx); err != nil {
+		return 0, err
+	}
+	e.starts.Done()
 	exe, err := filepath.EvalSymlinks(e.cfg.Exe)
 	if err != nil {
 		return 0, err

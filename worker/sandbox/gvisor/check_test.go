@@ -11,7 +11,7 @@ func TestCheckStartsASandbox(t *testing.T) {
 	if built == "" {
 		t.Skip("needs root")
 	}
-	findings := gvisor.Check(t.Context(), gvisor.Config{Dir: t.TempDir(), Exe: filepath.Join(built, "kiln")})
+	findings := gvisor.Check(t.Context(), gvisor.Config{Dir: t.TempDir(), Exe: filepath.Join(built, "kiln-sandbox")})
 	for _, f := range findings {
 		t.Logf("%s: %v: %s", f.Name, f.Severity, f.Text)
 		if f.Severity == gvisor.Fatal {

@@ -2,7 +2,7 @@
 //
 // gVisor's library is written for a program that starts one sandbox and ends: it gives the guest's kernel its own standard files,
 // changes their owner, and ties the life of what it starts to the threads that it happens to run on. It therefore runs in a process
-// of its own, the launcher, which is this same binary executed again. The launcher also outlives a kiln that is killed, by the
+// of its own, the launcher, which runs cmd/kiln-sandbox. The launcher also outlives a kiln that is killed, by the
 // moments that it takes to end every sandbox, frozen ones too; and if it is killed as well, the next Run finds what is left in the
 // control groups that bear the directory's name.
 package gvisor
@@ -52,8 +52,10 @@ const (
 type Config struct {
 	// Dir holds the engine's files, those behind the guests' /tmp among them: it must be on a disk, and belong to one Engine.
 	Dir string
-	// Exe is the kiln binary; empty means the one that is running. It must be built without cgo.
+	// Exe is the path of cmd/kiln-sandbox, built without cgo; empty means that Run writes it into Dir.
 	Exe string
+	// Program opens what Run writes there. It is not called if Exe is given.
+	Program func() (io.ReadCloser, error)
 	// ParallelStarts bounds how many sandboxes are started at a time, the others wait; 0 means one per processor.
 	ParallelStarts int
 	// Log is told of what an operator did not ask for; nil means nobody is.
@@ -95,8 +97,13 @@ func New(cfg Config) (*Engine, error) {
 		return nil, errors.Join(errors.New("sandbox engine: no directory given"), err)
 	}
 	cfg.Dir = dir
-	if cfg.Exe == "" {
-		cfg.Exe = "/proc/self/exe"
+	switch {
+	case cfg.Exe != "":
+		cfg.Program = nil
+	case cfg.Program != nil:
+		cfg.Exe = filepath.Join(dir, "kiln-sandbox")
+	default:
+		return nil, errors.New("sandbox engine: no program given")
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
@@ -134,6 +141,9 @@ func (e *Engine) Run(ctx context.Context) (err error) {
 		return err
 	}
 	defer lock.Close()
+	if err := e.install(); err != nil {
+		return err
+	}
 	defer e.removeState()
 	if e.tree, err = cgroup.OpenTree(treeName(e.cfg.Dir)); err != nil {
 		return err
@@ -159,6 +169,42 @@ func (e *Engine) Run(ctx context.Context) (err error) {
 			return nil
 		}
 	}
+}
+
+// install writes the program, unless it is there already. A launcher of an earlier life goes on with the file that it has.
+func (e *Engine) install() (err error) {
+	if e.cfg.Program == nil {
+		return nil
+	}
+	program, err := e.cfg.Program()
+	if err != nil {
+		return err
+	}
+	defer program.Close()
+	fresh := e.cfg.Exe + ".new"
+	if err := writeProgram(fresh, program); err != nil {
+		return fmt.Errorf("install program of sandboxes: %w", err)
+	}
+	if err := os.Rename(fresh, e.cfg.Exe); err != nil {
+		return fmt.Errorf("install program of sandboxes: %w", err)
+	}
+	return nil
+}
+
+func writeProgram(path string, program io.Reader) (err error) {
+	// A process that is forked meanwhile would have the file open for writing until it executes another, and the kernel refuses to
+	// execute it (ETXTBSY).
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|unix.O_NOFOLLOW, 0o700)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	if _, err := io.Copy(f, program); err != nil {
+		return err
+	}
+	return f.Chmod(0o700) // it may have been there
 }
 
 // runLauncher runs one launcher until it ends, which it does with an error unless ctx has ended. When it returns no sandbox is left.

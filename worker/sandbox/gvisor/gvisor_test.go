@@ -36,7 +36,7 @@ func run(m *testing.M) int {
 		return 1
 	}
 	defer os.RemoveAll(dir)
-	for name, pkg := range map[string]string{"kiln": "kiln/cmd/kiln", "guest": "./testdata/guest"} {
+	for name, pkg := range map[string]string{"kiln-sandbox": "kiln/cmd/kiln-sandbox", "guest": "./testdata/guest"} {
 		// gVisor's precompiled system call filters are for binaries without cgo, whatever this test was built with.
 		build := exec.Command("go", "build", "-o", filepath.Join(dir, name), pkg)
 		build.Env = append(os.Environ(), "CGO_ENABLED=0")
@@ -55,7 +55,7 @@ func engine(t testing.TB, dir string) (*gvisor.Engine, func()) {
 	if built == "" {
 		t.Skip("needs root")
 	}
-	e, err := gvisor.New(gvisor.Config{Dir: dir, Exe: filepath.Join(built, "kiln")})
+	e, err := gvisor.New(gvisor.Config{Dir: dir, Exe: filepath.Join(built, "kiln-sandbox")})
 	if err != nil {
 		t.Fatal(err)
 	}

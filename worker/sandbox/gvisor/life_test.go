@@ -32,7 +32,7 @@ const (
 // hold starts three sandboxes, freezes one, says so, and waits for its end.
 func hold(dir string) int {
 	built = os.Getenv(holderBuilt)
-	e, err := gvisor.New(gvisor.Config{Dir: dir, Exe: filepath.Join(built, "kiln")})
+	e, err := gvisor.New(gvisor.Config{Dir: dir, Exe: filepath.Join(built, "kiln-sandbox")})
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
@@ -139,7 +139,7 @@ func TestADirectoryHasOneEngine(t *testing.T) {
 	dir := t.TempDir()
 	e, _ := engine(t, dir)
 	start(t, e, sandbox.Spec{ID: "first", Root: root(t), Limits: limits()})
-	second, err := gvisor.New(gvisor.Config{Dir: dir, Exe: filepath.Join(built, "kiln")})
+	second, err := gvisor.New(gvisor.Config{Dir: dir, Exe: filepath.Join(built, "kiln-sandbox")})
 	if err != nil {
 		t.Fatal(err)
 	}

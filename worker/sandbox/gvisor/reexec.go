@@ -15,12 +15,15 @@ import (
 	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/seccomp/precompiledseccomp"
 	"gvisor.dev/gvisor/runsc/boot/filter"
-	"gvisor.dev/gvisor/runsc/cli/maincli"
+	"gvisor.dev/gvisor/runsc/cli"
+	"gvisor.dev/gvisor/runsc/cmd"
+	"gvisor.dev/gvisor/runsc/cmd/sentry/sentrycmd"
+	"gvisor.dev/gvisor/runsc/cmd/util"
 )
 
 //go:generate sh -c "CGO_ENABLED=0 go run ./internal/seccompgen > seccomp_amd64.go.new && mv seccomp_amd64.go.new seccomp_amd64.go"
 
-// The names under which the binary is executed again. The first is ours, the next three are gVisor's: the process that is the guest's
+// The names under which cmd/kiln-sandbox is executed. The first is ours, the next three are gVisor's: the process that is the guest's
 // kernel, the one that opens its files, and a helper that unmounts /proc.
 const (
 	launcherName = "kiln-launcher"
@@ -81,8 +84,16 @@ func Main() int {
 		}
 		os.Args = args
 	}
-	maincli.Main()
+	runGvisor()
 	return 0
+}
+
+// runGvisor does what gVisor's own main function does, with the commands that its library executes and none of those that users do,
+// which are half of that program.
+func runGvisor() {
+	cli.Run(nil, map[util.SubCommand]string{
+		new(sentrycmd.Boot): "", new(cmd.Gofer): "", new(sentrycmd.Umount): "",
+	}, nil)
 }
 
 // usePrecompiled gives gVisor its filters, unless they are another version's: those may lack what this one needs, or allow what it

@@ -139,7 +139,7 @@ func TestAnEngineWhoseLaunchersKeepEndingEnds(t *testing.T) {
 		t.Skip("needs root")
 	}
 	dir := t.TempDir()
-	e, err := gvisor.New(gvisor.Config{Dir: dir, Exe: filepath.Join(built, "kiln")})
+	e, err := gvisor.New(gvisor.Config{Dir: dir, Exe: filepath.Join(built, "kiln-sandbox")})
 	if err != nil {
 		t.Fatal(err)
 	}
