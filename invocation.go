@@ -90,7 +90,9 @@ func (s Start) String() string {
 // Timing says where the time of an invocation went. All but Handler are zero for a warm start.
 type Timing struct {
 	Start Start
-	// Sandbox is from the decision to start until the sandbox's first process runs; zero if one was booted ahead.
+	// Queue is what the start waited for others: for memory of theirs that was being given back, and for its turn to boot a sandbox.
+	Queue time.Duration
+	// Sandbox is from there until the sandbox's first process runs; zero if one was booted ahead.
 	Sandbox time.Duration
 	// Mount is what it took to give a sandbox that was booted ahead the function's limits and files.
 	Mount time.Duration

@@ -234,7 +234,7 @@ const refill = 400 * time.Millisecond
 
 // cold makes each call a cold start by changing the function before it: once into sandboxes that were booted ahead, once without.
 func cold(b *testing.B, n *kilntest.Node) {
-	w := table(b, "cold start | P50 ms | P90 ms | P99 ms | sandbox | mount | guest | init | handler")
+	w := table(b, "cold start | P50 ms | P90 ms | P99 ms | queue | sandbox | mount | guest | init | handler")
 	for _, s := range subjects {
 		coldRow(b, w, n, s.name, functionName(s), pooledCalls, 0)
 		coldRow(b, w, n, s.name+", no pool", functionName(s), coldCalls, alone)
@@ -259,7 +259,7 @@ func coldRow(b *testing.B, w io.Writer, n *kilntest.Node, name, function string,
 		slices.Sort(d)
 	}
 	fmt.Fprintf(w, "%s\t%s\t%s\t%s\t", name, ms(at(parts["total"], 50)), ms(at(parts["total"], 90)), ms(at(parts["total"], 99)))
-	for _, p := range []string{"sandbox", "mount", "guest", "init", "handler"} {
+	for _, p := range []string{"queue", "sandbox", "mount", "guest", "init", "handler"} {
 		fmt.Fprintf(w, "%s\t", ms(at(parts[p], 50)))
 	}
 	fmt.Fprintln(w)

@@ -156,6 +156,7 @@ func serverTiming(t kiln.Timing) string {
 			metrics = append(metrics, fmt.Sprintf("%s;dur=%.3f", name, float64(d)/float64(time.Millisecond)))
 		}
 	}
+	add("queue", t.Queue)
 	add("sandbox", t.Sandbox)
 	add("mount", t.Mount)
 	add("guest", t.Guest)

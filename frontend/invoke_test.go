@@ -74,13 +74,13 @@ const invokePath = "/2015-03-31/functions/f/invocations"
 
 func TestInvokeAnswersWithItsHeaders(t *testing.T) {
 	rec := &recorder{result: kiln.Result{Payload: []byte(`{"errorMessage":"x"}`), FunctionError: "Unhandled",
-		Timing: kiln.Timing{Sandbox: 1500 * time.Microsecond, Guest: time.Millisecond, Init: 2 * time.Millisecond, Handler: 250 * time.Microsecond}}}
+		Timing: kiln.Timing{Queue: time.Millisecond, Sandbox: 1500 * time.Microsecond, Guest: time.Millisecond, Init: 2 * time.Millisecond, Handler: 250 * time.Microsecond}}}
 	s := start(t, open, serving(InvokeHandler(region, rec)))
 	got := s.send(t, "POST", invokePath, "")
 	for name, want := range map[string]string{
 		"Content-Type": "application/json", "X-Amz-Function-Error": "Unhandled", "X-Amz-Executed-Version": "7", "X-Amz-Log-Result": "",
 		"X-Amzn-Requestid": string(rec.invocation.ID), "X-Amzn-Trace-Id": rec.invocation.TraceID,
-		"Server-Timing": "sandbox;dur=1.500, guest;dur=1.000, init;dur=2.000, handler;dur=0.250",
+		"Server-Timing": "queue;dur=1.000, sandbox;dur=1.500, guest;dur=1.000, init;dur=2.000, handler;dur=0.250",
 	} {
 		if got.header.Get(name) != want {
 			t.Errorf("%s is %q, want %q", name, got.header.Get(name), want)

@@ -107,7 +107,7 @@ func denial(err error) string {
 func (m *Metrics) Started(runtime string, t kiln.Timing, total time.Duration) {
 	start := t.Start.String()
 	m.starts.WithLabelValues(start, runtime).Observe(total.Seconds())
-	for phase, took := range map[string]time.Duration{"sandbox": t.Sandbox, "mount": t.Mount, "guest": t.Guest, "init": t.Init} {
+	for phase, took := range map[string]time.Duration{"queue": t.Queue, "sandbox": t.Sandbox, "mount": t.Mount, "guest": t.Guest, "init": t.Init} {
 		if took > 0 {
 			m.phases.WithLabelValues(start, runtime, phase).Observe(took.Seconds())
 		}

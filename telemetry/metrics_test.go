@@ -36,7 +36,7 @@ func full() *Metrics {
 	m := NewMetrics()
 	m.Sample(sources())
 	for s := kiln.Booted; s <= kiln.Restarted; s++ {
-		t := kiln.Timing{Start: s, Sandbox: time.Millisecond, Mount: time.Millisecond, Guest: time.Millisecond, Init: time.Millisecond}
+		t := kiln.Timing{Start: s, Queue: time.Millisecond, Sandbox: time.Millisecond, Mount: time.Millisecond, Guest: time.Millisecond, Init: time.Millisecond}
 		m.Started("python3.13", t, 5*time.Millisecond)
 	}
 	return m

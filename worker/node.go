@@ -96,13 +96,14 @@ func (n *Node) Start(ctx context.Context, v *kiln.Version) (fleet.EnvironmentID,
 	if err := n.reserve(ctx, memory); err != nil {
 		return "", err
 	}
+	queued := time.Since(begun)
 	n.starting.Add(1)
 	defer n.starting.Add(-1)
-	id, r, err := n.start(ctx, v)
+	id, r, err := n.start(ctx, v, queued)
 	if errors.Is(err, errBoot) && ctx.Err() == nil && kiln.KindOf(err) != kiln.Unavailable {
 		// Nothing of the function has run, and what failed was the platform's: a sandbox or its launcher that died.
 		n.cfg.Log.Warn("start environment once more", "function", v.Function, "err", err)
-		id, r, err = n.start(ctx, v)
+		id, r, err = n.start(ctx, v, queued)
 	}
 	if err != nil {
 		n.cfg.Memory.Release(memory)
@@ -117,12 +118,14 @@ func (n *Node) Start(ctx context.Context, v *kiln.Version) (fleet.EnvironmentID,
 	return id, nil
 }
 
-func (n *Node) start(ctx context.Context, v *kiln.Version) (fleet.EnvironmentID, *resident, error) {
+// start starts an environment after queued, for which it has waited for memory.
+func (n *Node) start(ctx context.Context, v *kiln.Version, queued time.Duration) (fleet.EnvironmentID, *resident, error) {
 	cfg, release, err := n.cfg.Preparer.Prepare(ctx, v)
 	if err != nil {
 		return "", nil, err
 	}
 	id := fleet.EnvironmentID(cfg.Sandbox.ID)
+	cfg.Queued = queued
 	cfg.Ended = func() { n.lose(id) }
 	e, err := environment.Start(ctx, cfg)
 	if err != nil {

@@ -41,6 +41,8 @@ type Config struct {
 	API API
 	// Until is when the environment takes its last invocation, because it has something that ends then; zero means that it has not.
 	Until time.Time
+	// Queued is what the start has waited for others already.
+	Queued time.Duration
 	// Ended is called once an environment that has answered has ended, whoever ended it; nil means nobody wants to know. It must not
 	// wait for Stop.
 	Ended func()
@@ -168,7 +170,9 @@ func (e *Environment) occupy(ctx context.Context, spec sandbox.Spec) (*failure, 
 		e.renew()
 		spec.ID = e.cfg.Sandbox.ID
 	}
-	begun := time.Now()
+	asked := time.Now()
+	begun := asked
+	spec.Begin = func() { begun = time.Now() }
 	b, err := newBox(ctx, e.cfg.Engine, spec, e.cfg.API)
 	if err != nil {
 		return nil, err
@@ -183,9 +187,24 @@ func (e *Environment) occupy(ctx context.Context, spec sandbox.Spec) (*failure, 
 		return nil, errors.Join(err, b.destroy())
 	}
 	e.box = b
-	e.cold = coldStart{timing: kiln.Timing{Start: kiln.Booted, Sandbox: booted.Sub(begun), Guest: time.Since(booted)}}
+	e.cold = coldStart{timing: kiln.Timing{
+		Start: kiln.Booted, Queue: e.queued(begun.Sub(asked)), Sandbox: booted.Sub(begun), Guest: time.Since(booted),
+	}}
 	return failed, nil
 }
+
+// queued is what the start has waited for others, with what it waited here, and 0 if that is only what it takes to look.
+func (e *Environment) queued(here time.Duration) time.Duration {
+	waited := e.cfg.Queued + here
+	e.cfg.Queued = 0 // another sandbox, if this one has to be replaced, did not wait for that
+	if waited < leastQueue {
+		return 0
+	}
+	return waited
+}
+
+// leastQueue is longer than a start takes that finds nobody before it.
+const leastQueue = 100 * time.Microsecond
 
 // renew gives the environment a name for its next sandbox, because an ID names one only.
 func (e *Environment) renew() { e.cfg.Sandbox.ID += "r" }

@@ -77,6 +77,8 @@ type fakeEngine struct {
 	t      *testing.T
 	script func(*guest)
 	boxes  []*fakeBox
+	// turn is how long starts wait for others.
+	turn time.Duration
 }
 
 type fakeBox struct {
@@ -93,6 +95,10 @@ type fakeBox struct {
 }
 
 func (e *fakeEngine) Start(_ context.Context, s sandbox.Spec) (sandbox.Sandbox, error) {
+	if e.turn > 0 {
+		<-time.After(e.turn)
+		s.Begin()
+	}
 	g := &guest{t: e.t, control: dup(e.t, s.Files[3]), invocations: dup(e.t, s.Files[4])}
 	fd, err := unix.Dup(int(s.Files[5].Fd()))
 	if err != nil {
@@ -273,6 +279,26 @@ func TestAnEnvironmentAnswersOneCallAfterAnother(t *testing.T) {
 	}
 	if f.State() != Idle {
 		t.Errorf("state %v", f.State())
+	}
+}
+
+func TestWaitingForOtherStartsIsNotBooting(t *testing.T) {
+	const turn, memory = 20 * time.Millisecond, time.Hour
+	f := start(t, (*guest).serve, func(c *Config) {
+		c.Queued = memory
+		c.Engine.(*fakeEngine).turn = turn
+	})
+	cold, _ := f.invoke(t, `{}`)
+	warm, _ := f.invoke(t, `{}`)
+	if q := cold.Timing.Queue; q < memory+turn || q > memory+time.Minute || cold.Timing.Sandbox == 0 || warm.Timing.Queue != 0 {
+		t.Errorf("cold %+v, warm %+v", cold.Timing, warm.Timing)
+	}
+}
+
+func TestAStartThatWaitsForNobodyReportsNoQueue(t *testing.T) {
+	f := start(t, (*guest).serve, func(c *Config) { c.Queued = time.Microsecond })
+	if cold, _ := f.invoke(t, `{}`); cold.Timing.Queue != 0 || cold.Timing.Sandbox == 0 {
+		t.Errorf("cold %+v", cold.Timing)
 	}
 }
 

@@ -132,7 +132,7 @@ func (e *Environment) occupySpare(ctx context.Context, s *Spare, limits sandbox.
 	if process.Adopt {
 		start = kiln.Adopted
 	}
-	e.cold = coldStart{timing: kiln.Timing{Start: start, Mount: furnished.Sub(begun), Guest: time.Since(furnished)}}
+	e.cold = coldStart{timing: kiln.Timing{Start: start, Queue: e.queued(0), Mount: furnished.Sub(begun), Guest: time.Since(furnished)}}
 	return failed, nil
 }
 

@@ -49,6 +49,9 @@ type Spec struct {
 	// engine does not close it, and no other sandbox may have it until this one has ended. The addresses that its interfaces had are
 	// gone then.
 	Network *os.File
+	// Begin is called once by Start, when no other start has to be waited for any more, before it returns; nil means nobody wants to know.
+	// It must not block.
+	Begin func()
 }
 
 // Usage is what a sandbox has used so far.

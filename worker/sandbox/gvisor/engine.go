@@ -465,6 +465,9 @@ func (e *Engine) Start(ctx context.Context, s sandbox.Spec) (sandbox.Sandbox, er
 		return nil, err
 	}
 	defer e.starts.Done()
+	if s.Begin != nil {
+		s.Begin()
+	}
 	b, err := e.start(ctx, s)
 	if err != nil {
 		return nil, fmt.Errorf("sandbox %s: %w", s.ID, err)
