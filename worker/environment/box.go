@@ -23,9 +23,11 @@ import (
 const guestTimeout = 10 * time.Second
 
 const (
-	// exitGrace is how long an answer that was sent before the runtime ended may take to be read, and how long the word of how it
-	// ended may follow the end of its line.
+	// exitGrace is how long an answer that was sent before the runtime ended may take to be read.
 	exitGrace = 100 * time.Millisecond
+	// wordGrace is how long the word of how a runtime ended may follow the end of its line. The kernel of a small function, which has a
+	// fourteenth of a processor, takes its time to clear an interpreter away. Only a runtime that broke its line and lives has to wait for it.
+	wordGrace = time.Second
 	// lossGrace is how long the word of why a whole sandbox ended may take: its engine first clears it away.
 	lossGrace = 3 * time.Second
 	// killGrace is how long it is waited for word that a runtime was killed together with its sandbox.
@@ -336,7 +338,7 @@ func (b *box) cause(err error) failure {
 	if errors.Is(err, wire.ErrTooLarge) {
 		return responseTooLarge()
 	}
-	if !closedWithin(b.exited, exitGrace) {
+	if !closedWithin(b.exited, wordGrace) {
 		// The line is broken though the process lives: it closed its descriptor or wrote rubbish.
 		return brokenProtocol()
 	}
