@@ -48,6 +48,8 @@ type Error struct {
 	Reason string
 	// RetryAfter, if positive, tells the caller when to try again.
 	RetryAfter time.Duration
+	// Untyped says that AWS's answer lacks the exception's Type, as those that come from some deeper part of it do.
+	Untyped bool
 	// Cause is logged and never sent.
 	Cause error
 }

@@ -127,6 +127,7 @@ type Function struct {
 	// publish.
 	Published Digest
 	Tags      map[string]string
+	Aliases   map[AliasName]Alias `json:",omitempty"`
 }
 
 // Clone returns a copy of f that shares no map with it.
@@ -134,6 +135,7 @@ func (f *Function) Clone() *Function {
 	c := *f
 	c.Latest.Environment = cloneMap(f.Latest.Environment)
 	c.Tags = cloneMap(f.Tags)
+	c.Aliases = cloneAliases(f.Aliases)
 	return &c
 }
 

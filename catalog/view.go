@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"iter"
 	"log/slog"
+	"math/rand/v2"
 	"strings"
 	"sync"
 	"time"
@@ -26,6 +27,9 @@ type ViewConfig struct {
 	Retired func(deployment string)
 	// Current is called with each version that has become current, those that were when Run began among them, as Retired is.
 	Current func(*kiln.Version)
+	// Draw returns random numbers, evenly distributed from 0 to but not including 1, by which aliases with weights choose a version. It
+	// is called by many goroutines. Nil means those of math/rand.
+	Draw func() float64
 	// Log gets records that cannot be read. Nil means nobody asks.
 	Log *slog.Logger
 }
@@ -50,6 +54,9 @@ func NewView(cfg ViewConfig) *View {
 	}
 	if cfg.Current == nil {
 		cfg.Current = func(*kiln.Version) {}
+	}
+	if cfg.Draw == nil {
+		cfg.Draw = rand.Float64
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
@@ -160,12 +167,13 @@ func (v *View) CatchUp(ctx context.Context, a kiln.AccountID, f kiln.FunctionNam
 	}
 }
 
-// Resolve returns the version that q selects of a function; an empty q means LatestVersion. The version is shared: nobody may
+// Resolve returns the version that q selects of a function; an empty q means LatestVersion, and an alias with weights selects one at
+// random. The version is shared: nobody may
 // change it, and it lacks its Description, which nothing that runs it needs. The error is AWS's ResourceNotFound.
 func (v *View) Resolve(a kiln.AccountID, f kiln.FunctionName, q kiln.Qualifier) (*kiln.Version, error) {
 	q = cmp.Or(q, kiln.LatestVersion)
 	v.mu.RLock()
-	found := v.live.resolve(functionID{a, f}, q)
+	found := v.live.resolve(functionID{a, f}, q, v.cfg.Draw)
 	v.mu.RUnlock()
 	if found == nil {
 		return nil, ref.Ref{Account: a, Name: f, Qualifier: q}.NotFound(v.cfg.Region)
@@ -198,6 +206,7 @@ type function struct {
 	id       string
 	latest   *kiln.Version
 	revision Revision
+	aliases  map[kiln.AliasName]kiln.Alias
 }
 
 func newIndex() *index {
@@ -241,7 +250,7 @@ func (x *index) applyFunction(id functionID, revision Revision, value []byte) ch
 		return change{err: err}
 	}
 	latest := compact(f.Latest)
-	x.functions[functionID{latest.Account, latest.Function}] = function{f.ID, latest, revision}
+	x.functions[functionID{latest.Account, latest.Function}] = function{f.ID, latest, revision, withoutDescriptions(f.Aliases)}
 	return superseded(old, latest)
 }
 
@@ -287,8 +296,14 @@ func superseded(old, current *kiln.Version) change {
 	}
 }
 
-func (x *index) resolve(id functionID, q kiln.Qualifier) *kiln.Version {
+func (x *index) resolve(id functionID, q kiln.Qualifier, draw func() float64) *kiln.Version {
 	f, ok := x.functions[id]
+	if a, named := f.aliases[kiln.AliasName(q)]; named {
+		q = a.Version
+		if len(a.Weights) > 0 {
+			q = a.Choose(draw())
+		}
+	}
 	if !ok || q == kiln.LatestVersion {
 		return f.latest
 	}
@@ -297,6 +312,15 @@ func (x *index) resolve(id functionID, q kiln.Qualifier) *kiln.Version {
 		return nil
 	}
 	return x.versions[VersionKey(id.account, id.name, f.id, n)]
+}
+
+// withoutDescriptions takes from aliases what the data plane does not need.
+func withoutDescriptions(aliases map[kiln.AliasName]kiln.Alias) map[kiln.AliasName]kiln.Alias {
+	for name, a := range aliases {
+		a.Description, a.RevisionID = "", ""
+		aliases[name] = a
+	}
+	return aliases
 }
 
 // all yields every version.

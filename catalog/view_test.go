@@ -32,15 +32,20 @@ func newScenario(t *testing.T, store catalog.Store) *scenario {
 	s := &scenario{T: t, store: store}
 	s.view = catalog.NewView(catalog.ViewConfig{Store: store, Region: "us-east-1",
 		Retired: func(d string) { s.retired = append(s.retired, d) }})
+	s.run()
+	return s
+}
+
+// run runs the View until the test ends.
+func (s *scenario) run() {
 	var running sync.WaitGroup
 	running.Go(func() {
-		if err := s.view.Run(t.Context()); !errors.Is(err, context.Canceled) {
-			t.Errorf("Run ended with %v", err)
+		if err := s.view.Run(s.Context()); !errors.Is(err, context.Canceled) {
+			s.Errorf("Run ended with %v", err)
 		}
 	})
-	t.Cleanup(running.Wait)
+	s.Cleanup(running.Wait)
 	synctest.Wait()
-	return s
 }
 
 // put stores value under k whatever is there; a nil value deletes.
@@ -375,4 +380,35 @@ func TestViewIsReadWhileItChanges(t *testing.T) {
 	for i := range 200 {
 		put(t, store, catalog.FunctionKey(account, "f"), newFunction("f", "id", fmt.Sprint(i)))
 	}
+}
+
+func TestAliasesResolveToTheVersionsThatTheyName(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := catalogtest.NewMemory()
+		draw := 0.0
+		s := &scenario{T: t, store: store, view: catalog.NewView(catalog.ViewConfig{Store: store, Region: "us-east-1", Draw: func() float64 { return draw }})}
+		s.run()
+		f := newFunction("f", "id1", "latest")
+		f.Aliases = map[kiln.AliasName]kiln.Alias{
+			"live": {Version: "1"}, "next": {Version: "$LATEST"}, "gone": {Version: "3"},
+			"canary": {Version: "1", Weights: map[kiln.Qualifier]float64{"2": 0.1}},
+		}
+		s.put(catalog.FunctionKey(account, "f"), f)
+		s.put(catalog.VersionKey(account, "f", "id1", 1), newVersion("f", "1", "d1"))
+		s.put(catalog.VersionKey(account, "f", "id1", 2), newVersion("f", "2", "d2"))
+		s.wantDeployment("f", "live", "d1")
+		s.wantDeployment("f", "next", "latest")
+		s.wantNotFound("f", "gone", "Function not found: arn:aws:lambda:us-east-1:123456789012:function:f:gone")
+		s.wantNotFound("f", "none", "Function not found: arn:aws:lambda:us-east-1:123456789012:function:f:none")
+		s.wantDeployment("f", "canary", "d2")
+		draw = 0.1
+		s.wantDeployment("f", "canary", "d1")
+
+		f.Aliases["live"] = kiln.Alias{Version: "2"}
+		s.put(catalog.FunctionKey(account, "f"), f)
+		s.wantDeployment("f", "live", "d2")
+		s.wantRetired() // the version that it named can be named again
+		s.put(catalog.FunctionKey(account, "f"), nil)
+		s.wantNotFound("f", "live", "Function not found: arn:aws:lambda:us-east-1:123456789012:function:f:live")
+	})
 }

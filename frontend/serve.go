@@ -174,6 +174,9 @@ func (s *Server) refuse(id kiln.RequestID, err error) restjson.Response {
 	if known.RetryAfter > 0 {
 		extra["retryAfterSeconds"] = strconv.Itoa(int((known.RetryAfter + time.Second - 1) / time.Second))
 	}
+	if known.Untyped {
+		extra["Type"] = ""
+	}
 	return s.fault(faultOf(known.Kind), known.Message, extra)
 }
 

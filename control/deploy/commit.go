@@ -146,7 +146,7 @@ func (s *Service) change(ctx context.Context, r ref.Ref, decide func(*kiln.Funct
 	return inProgress(r, s.cfg.Region)
 }
 
-// findVersion reads the version that r names: $LATEST if r has no qualifier.
+// findVersion reads the version that r names: $LATEST if r has no qualifier, and what an alias names without its weights.
 func (s *Service) findVersion(ctx context.Context, r ref.Ref) (*kiln.Function, *kiln.Version, error) {
 	f, _, err := s.find(ctx, r)
 	if err != nil {
@@ -155,7 +155,14 @@ func (s *Service) findVersion(ctx context.Context, r ref.Ref) (*kiln.Function, *
 	if r.Qualifier == "" || r.Qualifier == kiln.LatestVersion {
 		return f, &f.Latest, nil
 	}
-	n, ok := ref.Number(r.Qualifier)
+	q := r.Qualifier
+	if a, ok := f.Aliases[kiln.AliasName(q)]; ok {
+		q = a.Version
+	}
+	if q == kiln.LatestVersion {
+		return f, &f.Latest, nil
+	}
+	n, ok := ref.Number(q)
 	if !ok {
 		return nil, nil, r.NotFound(s.cfg.Region)
 	}

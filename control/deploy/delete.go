@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strings"
 
 	"kiln"
 	"kiln/api"
@@ -62,15 +63,19 @@ func (s *Service) deleteVersion(ctx context.Context, r ref.Ref) error {
 		return kiln.Errorf(kiln.InvalidParameterValue, "Deletion of aliases is not currently supported.")
 	}
 	for range maxAttempts {
-		f, _, err := s.find(ctx, r.Unqualified())
+		f, revision, err := s.find(ctx, r.Unqualified())
 		if err != nil {
 			return err
+		}
+		if names := aliasesOf(f, r.Qualifier); len(names) > 0 {
+			return kiln.Errorf(kiln.ResourceConflict, "Unable to delete version because the following aliases reference it: [%s]", strings.Join(names, ", "))
 		}
 		v, at, err := s.published(ctx, f, n)
 		if err != nil || v == nil {
 			return err
 		}
-		_, err = s.commit(ctx, write{key: catalog.VersionKey(r.Account, r.Name, f.ID, n), at: at})
+		// The function is written too, so that no alias is given the version meanwhile.
+		_, err = s.commit(ctx, write{key: catalog.VersionKey(r.Account, r.Name, f.ID, n), at: at}, functionWrite(f, revision))
 		if !errors.Is(err, catalog.ErrConflict) {
 			return err
 		}

@@ -70,7 +70,11 @@ func inProgress(r ref.Ref, region kiln.Region) error {
 
 // guard returns AWS's error if the caller expects another revision than f has. An expectation of nil or "" is none.
 func guard(f *kiln.Function, revision *string) error {
-	if revision == nil || *revision == "" || *revision == f.Latest.RevisionID {
+	return guardRevision(f.Latest.RevisionID, revision)
+}
+
+func guardRevision(current string, expected *string) error {
+	if expected == nil || *expected == "" || *expected == current {
 		return nil
 	}
 	return kiln.Errorf(kiln.PreconditionFailed, "The Revision Id provided does not match the latest Revision Id. "+
