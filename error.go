@@ -70,6 +70,18 @@ func Errorf(k Kind, format string, args ...any) *Error {
 	return &Error{Kind: k, Message: fmt.Sprintf(format, args...)}
 }
 
+// The Reasons of TooManyRequests errors, AWS's words.
+const (
+	// ConcurrencyExceeded: the account runs as much as it may, or as much as its functions may that have nothing reserved.
+	ConcurrencyExceeded = "ConcurrentInvocationLimitExceeded"
+	// ReservedConcurrencyExceeded: the function runs as much as is reserved for it.
+	ReservedConcurrencyExceeded = "ReservedFunctionConcurrentInvocationLimitExceeded"
+	// RateExceeded: the functions without a reservation are called too often, or one of them grows too fast.
+	RateExceeded = "FunctionInvocationRateLimitExceeded"
+	// ReservedRateExceeded: a function with a reservation is called too often, or grows too fast.
+	ReservedRateExceeded = "ReservedFunctionInvocationRateLimitExceeded"
+)
+
 // KindOf returns the kind of the first *Error in err's tree, and Internal if there is none.
 func KindOf(err error) Kind {
 	if e, ok := errors.AsType[*Error](err); ok {

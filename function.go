@@ -128,6 +128,9 @@ type Function struct {
 	Published Digest
 	Tags      map[string]string
 	Aliases   map[AliasName]Alias `json:",omitempty"`
+	// Reserved is how many invocations may run at a time, which no other function can have; nil if nothing is reserved. 0 stops the
+	// function.
+	Reserved *int `json:",omitempty"`
 }
 
 // Clone returns a copy of f that shares no map with it.

@@ -130,4 +130,6 @@ const (
 	MaxTimeout         = 900 * time.Second
 	InitTimeout        = 10 * time.Second
 	DefaultConcurrency = 1000
+	// MinUnreserved is how much of an account's concurrency cannot be reserved for functions.
+	MinUnreserved = 100
 )

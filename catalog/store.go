@@ -109,6 +109,12 @@ func LayerVersionsPrefix(a kiln.AccountID) Key {
 	return Key(string(a) + "/layerversion/")
 }
 
+// ReservationsKey is where it is stored what the functions of account a have reserved of its concurrency together, as the control plane
+// needs it. What each has is in its kiln.Function.
+func ReservationsKey(a kiln.AccountID) Key {
+	return Key(string(a) + "/reservations/concurrency")
+}
+
 // AccessKeyKey is where an access key of account a is stored.
 func AccessKeyKey(a kiln.AccountID, accessKeyID string) Key {
 	return Key(string(a) + "/accesskey/" + accessKeyID)

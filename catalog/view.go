@@ -30,6 +30,9 @@ type ViewConfig struct {
 	// Draw returns random numbers, evenly distributed from 0 to but not including 1, by which aliases with weights choose a version. It
 	// is called by many goroutines. Nil means those of math/rand.
 	Draw func() float64
+	// Reserved is called with the concurrency that is reserved for a function, nil if none is any more, when that has changed, as
+	// Retired is.
+	Reserved func(a kiln.AccountID, f kiln.FunctionName, places *int)
 	// Log gets records that cannot be read. Nil means nobody asks.
 	Log *slog.Logger
 }
@@ -57,6 +60,9 @@ func NewView(cfg ViewConfig) *View {
 	}
 	if cfg.Draw == nil {
 		cfg.Draw = rand.Float64
+	}
+	if cfg.Reserved == nil {
+		cfg.Reserved = func(kiln.AccountID, kiln.FunctionName, *int) {}
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
@@ -93,6 +99,7 @@ func (v *View) replace(fresh *index) {
 	v.live = fresh
 	v.changed()
 	v.mu.Unlock()
+	v.tellReserved(old, fresh)
 	v.once.Do(func() { close(v.synced) })
 	before, current := make(map[string]bool), make(map[string]bool)
 	for version := range old.all() {
@@ -111,12 +118,31 @@ func (v *View) replace(fresh *index) {
 	}
 }
 
+// tellReserved tells what is reserved in fresh otherwise than in old. What ends comes first, so that never more is reserved than may be.
+func (v *View) tellReserved(old, fresh *index) {
+	for id, f := range old.functions {
+		if f.reserved != nil && fresh.functions[id].reserved == nil {
+			v.cfg.Reserved(id.account, id.name, nil)
+		}
+	}
+	for id, f := range fresh.functions {
+		if f.reserved != nil && !same(old.functions[id].reserved, f.reserved) {
+			v.cfg.Reserved(id.account, id.name, f.reserved)
+		}
+	}
+}
+
+func same(a, b *int) bool { return a == b || a != nil && b != nil && *a == *b }
+
 func (v *View) update(e Event) {
 	v.mu.Lock()
 	c := v.live.apply(e)
 	v.changed()
 	v.mu.Unlock()
 	v.report(e, c.err)
+	if r := c.reserved; r != nil {
+		v.cfg.Reserved(r.function.account, r.function.name, r.places)
+	}
 	if c.retired != "" {
 		v.cfg.Retired(c.retired)
 	}
@@ -207,6 +233,7 @@ type function struct {
 	latest   *kiln.Version
 	revision Revision
 	aliases  map[kiln.AliasName]kiln.Alias
+	reserved *int
 }
 
 func newIndex() *index {
@@ -222,7 +249,14 @@ func newIndex() *index {
 type change struct {
 	retired string
 	current *kiln.Version
-	err     error
+	// reserved is what is reserved for a function otherwise than before, nil if nothing is.
+	reserved *reservation
+	err      error
+}
+
+type reservation struct {
+	function functionID
+	places   *int
 }
 
 func (x *index) apply(e Event) change {
@@ -240,18 +274,18 @@ func (x *index) apply(e Event) change {
 }
 
 func (x *index) applyFunction(id functionID, revision Revision, value []byte) change {
-	old := x.functions[id].latest
+	old := x.functions[id]
 	if value == nil {
 		delete(x.functions, id)
-		return superseded(old, nil)
+		return superseded(old.latest, nil).reserving(id, old.reserved, nil)
 	}
 	var f kiln.Function
 	if err := json.Unmarshal(value, &f); err != nil {
 		return change{err: err}
 	}
 	latest := compact(f.Latest)
-	x.functions[functionID{latest.Account, latest.Function}] = function{f.ID, latest, revision, withoutDescriptions(f.Aliases)}
-	return superseded(old, latest)
+	x.functions[functionID{latest.Account, latest.Function}] = function{f.ID, latest, revision, withoutDescriptions(f.Aliases), f.Reserved}
+	return superseded(old.latest, latest).reserving(id, old.reserved, f.Reserved)
 }
 
 func (x *index) applyVersion(k Key, value []byte) change {
@@ -294,6 +328,14 @@ func superseded(old, current *kiln.Version) change {
 	default:
 		return change{retired: old.Deployment, current: current}
 	}
+}
+
+// reserving adds to c what is reserved for a function if that has changed.
+func (c change) reserving(id functionID, old, places *int) change {
+	if !same(old, places) {
+		c.reserved = &reservation{id, places}
+	}
+	return c
 }
 
 func (x *index) resolve(id functionID, q kiln.Qualifier, draw func() float64) *kiln.Version {

@@ -412,3 +412,55 @@ func TestAliasesResolveToTheVersionsThatTheyName(t *testing.T) {
 		s.wantNotFound("f", "live", "Function not found: arn:aws:lambda:us-east-1:123456789012:function:f:live")
 	})
 }
+
+func TestViewTellsWhatIsReserved(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := catalogtest.NewMemory()
+		var told []string
+		view := catalog.NewView(catalog.ViewConfig{Store: store, Region: "us-east-1",
+			Reserved: func(a kiln.AccountID, f kiln.FunctionName, places *int) {
+				if places == nil {
+					told = append(told, fmt.Sprintf("%s/%s none", a, f))
+				} else {
+					told = append(told, fmt.Sprintf("%s/%s %d", a, f, *places))
+				}
+			}})
+		function := func(name kiln.FunctionName, places *int) {
+			put(t, store, catalog.FunctionKey(account, name), &kiln.Function{
+				ID: "1", Latest: kiln.Version{Account: account, Function: name, Deployment: string(name)}, Reserved: places,
+			})
+			synctest.Wait()
+		}
+		function("before", new(7))
+		function("deleted", new(1))
+		run := func() (stop func()) {
+			ctx, cancel := context.WithCancel(t.Context())
+			var running sync.WaitGroup
+			running.Go(func() {
+				if err := view.Run(ctx); !errors.Is(err, context.Canceled) {
+					t.Errorf("Run ended with %v", err)
+				}
+			})
+			synctest.Wait()
+			return func() { cancel(); running.Wait() }
+		}
+		stop := run()
+		slices.Sort(told) // records that are there at first are told in any order
+		function("f", nil)
+		function("f", new(0))
+		function("f", new(0))
+		function("f", new(3))
+		function("f", nil)
+		stop()
+		put(t, store, catalog.FunctionKey(account, "deleted"), nil)
+		function("before", new(8))
+		defer run()()
+		put(t, store, catalog.FunctionKey(account, "before"), nil)
+		synctest.Wait()
+		const a = "123456789012/"
+		want := []string{a + "before 7", a + "deleted 1", a + "f 0", a + "f 3", a + "f none", a + "deleted none", a + "before 8", a + "before none"}
+		if !slices.Equal(told, want) {
+			t.Errorf("told %q,\nwant %q", told, want)
+		}
+	})
+}

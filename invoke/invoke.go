@@ -19,7 +19,9 @@ type Resolver interface {
 
 // Runner runs an invocation of a version in an environment.
 type Runner interface {
-	Invoke(ctx context.Context, v *kiln.Version, inv kiln.Invocation) (kiln.Result, error)
+	// Invoke releases the lease once, whatever happens, and not before the environment is free for another: extensions may go on after
+	// the result.
+	Invoke(ctx context.Context, v *kiln.Version, inv kiln.Invocation, lease admission.Lease) (kiln.Result, error)
 }
 
 // Observer counts invocations. It is called from many goroutines at once.
@@ -63,14 +65,13 @@ func (s *Service) invoke(ctx context.Context, t Target, inv kiln.Invocation) (ki
 	if err != nil {
 		return kiln.Result{}, nil, err
 	}
-	lease, err := s.Limiter.Acquire(t.Account)
+	lease, err := s.Limiter.Acquire(t.Account, t.Function, time.Now())
 	if err != nil {
 		return kiln.Result{}, v, err
 	}
-	defer lease.Release()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), v.Timeout+startAllowance)
 	defer cancel()
-	res, err := s.Runner.Invoke(ctx, v, inv)
+	res, err := s.Runner.Invoke(ctx, v, inv, lease)
 	return res, v, err
 }
 

@@ -30,13 +30,14 @@ func (r *resolver) CatchUp(context.Context, kiln.AccountID, kiln.FunctionName) {
 
 type runner func(context.Context) (kiln.Result, error)
 
-func (r runner) Invoke(ctx context.Context, _ *kiln.Version, _ kiln.Invocation) (kiln.Result, error) {
+func (r runner) Invoke(ctx context.Context, _ *kiln.Version, _ kiln.Invocation, lease admission.Lease) (kiln.Result, error) {
+	defer func() { lease.Release(time.Now()) }()
 	return r(ctx)
 }
 
 func service(state kiln.State, run runner) *Service {
 	v := &kiln.Version{Function: "f", State: state}
-	return &Service{Resolver: &resolver{v: v}, Limiter: admission.NewLimiter(1), Runner: run}
+	return &Service{Resolver: &resolver{v: v}, Limiter: admission.New(admission.Config{Concurrency: kiln.Concurrency{Default: 1}}), Runner: run}
 }
 
 var target = Target{Account: "111111111111", Function: "f"}
@@ -75,12 +76,12 @@ func TestWhoWasToldThatAFunctionIsActiveIsNotRefused(t *testing.T) {
 	}
 }
 
-func TestTheLeaseIsGivenBackOnEveryPath(t *testing.T) {
+func TestWhatRunsHasALease(t *testing.T) {
 	outcomes := []error{nil, errors.New("broken"), kiln.Errorf(kiln.Unavailable, "no room"), nil}
 	s := service(kiln.StateActive, nil)
 	for i, want := range outcomes {
 		s.Runner = runner(func(context.Context) (kiln.Result, error) {
-			if _, err := s.Limiter.Acquire(target.Account); kiln.KindOf(err) != kiln.TooManyRequests {
+			if _, err := s.Limiter.Acquire(target.Account, target.Function, time.Now()); kiln.KindOf(err) != kiln.TooManyRequests {
 				t.Errorf("call %d runs without a lease: %v", i, err)
 			}
 			return kiln.Result{}, want

@@ -161,16 +161,21 @@ func (n *node) layers(ctx context.Context) ([]layer, error) {
 	workers := worker.New(worker.Config{Preparer: host, Memory: memory, Ended: ended, Observer: n.metrics, Log: n.log})
 	n.metrics.Sample(sources{engine, spares, workers, memory, logs}.telemetry())
 	assigner = assignment.New(assignment.Config{Worker: workers, IdleTimeout: n.idle, MaxAge: n.age})
+	limits := n.limits()
+	limiter := admission.New(admission.Config{Concurrency: limits, Starts: n.starts, StartsPer: n.startsPer})
 	view := catalog.NewView(catalog.ViewConfig{
 		Store: n.store, Region: kiln.Region(n.region), Retired: assigner.Retire, Current: host.Expect, Log: n.log,
+		Reserved: func(a kiln.AccountID, f kiln.FunctionName, places *int) { limiter.Reserve(a, f, places, time.Now()) },
 	})
 	urls, err := n.codeURLs()
 	if err != nil {
 		return nil, err
 	}
-	control := deploy.New(deploy.Config{Store: n.store, Blobs: n.blobs, Region: kiln.Region(n.region), CodeURL: urls.URL, Log: n.log})
+	control := deploy.New(deploy.Config{
+		Store: n.store, Blobs: n.blobs, Region: kiln.Region(n.region), CodeURL: urls.URL, Concurrency: limits, Log: n.log,
+	})
 	invoker := invoker{&invoke.Service{
-		Resolver: view, Limiter: admission.NewLimiter(kiln.DefaultConcurrency), Runner: assigner, Observer: n.metrics,
+		Resolver: view, Limiter: limiter, Runner: assigner, Observer: n.metrics,
 	}}
 	server, err := frontend.New(frontend.Config{
 		Listener: n.listener, Handlers: handlers(control, kiln.Region(n.region), invoker), Verifier: n.verifier(view, issuer),

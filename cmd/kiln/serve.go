@@ -41,6 +41,12 @@ type options struct {
 	// idle and age are how long an environment may be idle, and live.
 	idle, age time.Duration
 	drain     time.Duration
+	// concurrency is for accounts that accounts, ACCOUNT=N, does not name.
+	concurrency int
+	accounts    []string
+	// starts is how many environments of a function may be started in startsPer.
+	starts    int
+	startsPer time.Duration
 	first     account.Choice
 	path      []string
 }
@@ -101,6 +107,7 @@ func serveCommand() *cobra.Command {
 	f.IntVar(&o.poolMB, "pool", -1, "memory in MB, of --memory, for sandboxes that wait for functions as long as functions leave it; negative means an eighth")
 	f.DurationVar(&o.idle, "idle-timeout", assignment.DefaultIdleTimeout, "how long an execution environment may be idle before it ends")
 	f.DurationVar(&o.age, "max-age", assignment.DefaultMaxAge, "how old an execution environment may become before it ends, once idle; up to a tenth less")
+	o.concurrencyFlags(c)
 	f.DurationVar(&o.drain, "drain", 30*time.Second, "how long invocations that run at SIGTERM may take")
 	return c
 }
@@ -143,6 +150,7 @@ func (o *options) validate() error {
 		faults = append(faults, fmt.Errorf("--egress %s: want internet or none", o.egress))
 	}
 	faults = append(faults, o.validateAllow()...)
+	faults = append(faults, o.validateConcurrency()...)
 	for _, r := range o.runtimes {
 		if id, prefix, ok := strings.Cut(r, "="); !ok || id == "" || !filepath.IsAbs(prefix) {
 			faults = append(faults, fmt.Errorf("--runtime %s: want ID=PREFIX with an absolute path", r))

@@ -9,6 +9,7 @@ import (
 func TestFlagsAreRefusedInPlainWords(t *testing.T) {
 	good := options{
 		listen: "127.0.0.1:9600", auth: authSigV4, logFormat: "text", drain: time.Second, egress: egressInternet, idle: time.Minute, age: time.Hour,
+		concurrency: 1000, starts: 1000, startsPer: 10 * time.Second,
 	}
 	if err := good.validate(); err != nil {
 		t.Fatal(err)
@@ -36,6 +37,11 @@ func TestFlagsAreRefusedInPlainWords(t *testing.T) {
 		"more than private": {func(o *options) { o.allow = []string{"0.0.0.0/0"} }, "want a part of one of"},
 		"within a range":    {func(o *options) { o.allow = []string{"10.1.2.3/16"} }, "10.1.0.0/16"},
 		"allowed and none":  {func(o *options) { o.egress, o.allow = egressNone, []string{"10.1.0.0/16"} }, "--egress none"},
+		"no concurrency":    {func(o *options) { o.concurrency = 0 }, "--concurrency 0"},
+		"no starts":         {func(o *options) { o.starts = 0 }, "--scale-starts"},
+		"scale period":      {func(o *options) { o.startsPer = 0 }, "--scale-period"},
+		"account":           {func(o *options) { o.accounts = []string{"1=5"} }, "--account-concurrency 1=5"},
+		"account's number":  {func(o *options) { o.accounts = []string{"123456789012=0"} }, "--account-concurrency 123456789012=0"},
 		"relative prefix":   {func(o *options) { o.runtimes = []string{"python3.13=usr"} }, "--runtime"},
 	} {
 		o := good

@@ -37,7 +37,7 @@ func (s *Service) deleteWhole(ctx context.Context, r ref.Ref) error {
 		if err != nil {
 			return err
 		}
-		_, err = s.commit(ctx, write{key: catalog.FunctionKey(r.Account, r.Name), at: at})
+		err = s.deleteRecord(ctx, r, f, at)
 		if errors.Is(err, catalog.ErrConflict) {
 			continue
 		}

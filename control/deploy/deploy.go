@@ -31,6 +31,8 @@ type Config struct {
 	Region kiln.Region
 	// CodeURL returns where code of an account may be downloaded for a while.
 	CodeURL func(kiln.AccountID, kiln.Digest) string
+	// Concurrency is what accounts may run at a time, and so reserve.
+	Concurrency kiln.Concurrency
 	// Settle is how long a version stays Pending or InProgress; 0 means DefaultSettle.
 	Settle time.Duration
 	// Keep is how long code stays after the last record that refers to it is gone; 0 means DefaultKeep.
@@ -117,6 +119,8 @@ func (s *Service) Handlers() []api.Handler {
 		api.Handle(api.UntagResource, s.untagResource, members("Resource", "TagKeys")...),
 		api.Handle(api.ListTags, s.listTags, members("Resource")...),
 		api.Handle(api.GetAccountSettings, s.getAccountSettings),
+		api.Handle(api.PutFunctionConcurrency, s.putFunctionConcurrency, members("FunctionName", "ReservedConcurrentExecutions")...),
+		api.Handle(api.DeleteFunctionConcurrency, s.deleteFunctionConcurrency, members("FunctionName")...),
 		api.Handle(api.GetFunctionConcurrency, s.getFunctionConcurrency, members("FunctionName")...),
 		api.Handle(api.GetFunctionEventInvokeConfig, s.getFunctionEventInvokeConfig, members("FunctionName", "Qualifier")...),
 		api.Handle(api.GetFunctionUrlConfig, s.getFunctionURLConfig, members("FunctionName", "Qualifier")...),

@@ -22,6 +22,9 @@ func (s *Service) getFunction(ctx context.Context, c api.Caller, in *api.GetFunc
 		Configuration: s.configuration(v, r.ARN(s.cfg.Region)),
 		Code:          &api.FunctionCodeLocation{RepositoryType: new("S3"), Location: new(s.cfg.CodeURL(v.Account, v.Code.Digest))},
 	}
+	if reserved := reservedOf(f); reserved != nil {
+		out.Concurrency = &api.Concurrency{ReservedConcurrentExecutions: reserved}
+	}
 	if len(f.Tags) > 0 {
 		out.Tags = f.Tags
 	}
@@ -38,17 +41,6 @@ func (s *Service) getFunctionConfiguration(ctx context.Context, c api.Caller, in
 		return nil, err
 	}
 	return s.configuration(v, r.ARN(s.cfg.Region)), nil
-}
-
-func (s *Service) getFunctionConcurrency(ctx context.Context, c api.Caller, in *api.GetFunctionConcurrencyRequest) (*api.GetFunctionConcurrencyResponse, error) {
-	r, err := s.readUnqualified(c, api.GetFunctionConcurrency, ref.Plain, in.FunctionName)
-	if err != nil {
-		return nil, err
-	}
-	if _, _, err := s.find(ctx, r); err != nil {
-		return nil, err
-	}
-	return &api.GetFunctionConcurrencyResponse{}, nil
 }
 
 // getFunctionCodeSigningConfig answers as AWS does of a function without one.
@@ -105,21 +97,4 @@ func isNumber(s string) bool {
 		}
 	}
 	return s != ""
-}
-
-func (s *Service) getAccountSettings(ctx context.Context, c api.Caller, _ *api.GetAccountSettingsRequest) (*api.GetAccountSettingsResponse, error) {
-	used, err := s.inventory.usage(ctx, c.Account)
-	if err != nil {
-		return nil, err
-	}
-	return &api.GetAccountSettingsResponse{
-		AccountLimit: &api.AccountLimit{
-			TotalCodeSize:                  new(int64(maxTotalCode)),
-			CodeSizeUnzipped:               new(int64(kiln.MaxUnzipped)),
-			CodeSizeZipped:                 new(int64(kiln.MaxZip)),
-			ConcurrentExecutions:           new(int32(kiln.DefaultConcurrency)),
-			UnreservedConcurrentExecutions: new(int32(kiln.DefaultConcurrency)),
-		},
-		AccountUsage: &api.AccountUsage{TotalCodeSize: new(used.bytes), FunctionCount: new(used.functions)},
-	}, nil
 }

@@ -12,6 +12,7 @@ import (
 
 	"kiln"
 	"kiln/fleet"
+	"kiln/invoke/admission"
 )
 
 // Config says what an Assigner works with.
@@ -75,19 +76,27 @@ func New(cfg Config) *Assigner {
 	return &Assigner{cfg: cfg, table: NewTable(), wake: make(chan struct{}, 1)}
 }
 
-// Invoke runs inv in an environment of v. It returns an error only if the platform could not run it.
-func (a *Assigner) Invoke(ctx context.Context, v *kiln.Version, inv kiln.Invocation) (kiln.Result, error) {
+// Invoke runs inv in an environment of v. It returns an error only if the platform could not run it, or v's function may not grow so
+// fast. It releases the lease after the environment, so that who takes the place finds one that is idle.
+func (a *Assigner) Invoke(ctx context.Context, v *kiln.Version, inv kiln.Invocation, lease admission.Lease) (kiln.Result, error) {
+	release := true
+	defer func() {
+		if release {
+			lease.Release(time.Now())
+		}
+	}()
 	for range maxRetries {
-		id, err := a.acquire(ctx, v)
+		id, err := a.acquire(ctx, v, lease)
 		if err != nil {
 			return kiln.Result{}, err
 		}
 		res, reusable, err := a.cfg.Worker.Invoke(ctx, id, inv)
 		if res.Unsettled {
-			a.cfg.Worker.Settle(id, func(reusable bool) { a.release(id, reusable) })
-		} else {
-			a.release(id, reusable)
+			release = false
+			a.settle(id, lease)
+			return res, err
 		}
+		a.release(id, reusable)
 		if !errors.Is(err, fleet.ErrGone) {
 			return res, err
 		}
@@ -95,8 +104,16 @@ func (a *Assigner) Invoke(ctx context.Context, v *kiln.Version, inv kiln.Invocat
 	return kiln.Result{}, kiln.Errorf(kiln.Unavailable, "The execution environments of the function keep ending. Please try again.")
 }
 
-// acquire takes an idle environment or starts one.
-func (a *Assigner) acquire(ctx context.Context, v *kiln.Version) (fleet.EnvironmentID, error) {
+// settle releases the environment and then the lease when extensions are done with the invocation.
+func (a *Assigner) settle(id fleet.EnvironmentID, lease admission.Lease) {
+	a.cfg.Worker.Settle(id, func(reusable bool) {
+		a.release(id, reusable)
+		lease.Release(time.Now())
+	})
+}
+
+// acquire takes an idle environment or starts one, if the lease allows it.
+func (a *Assigner) acquire(ctx context.Context, v *kiln.Version, lease admission.Lease) (fleet.EnvironmentID, error) {
 	a.mu.Lock()
 	id, ok := a.table.Take(v.Deployment)
 	a.mu.Unlock()
@@ -104,7 +121,10 @@ func (a *Assigner) acquire(ctx context.Context, v *kiln.Version) (fleet.Environm
 		return id, nil
 	}
 	begun := time.Now()
-	id, err := a.start(ctx, v)
+	err := lease.Start(begun)
+	if err == nil {
+		id, err = a.start(ctx, v)
+	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if err != nil {

@@ -12,7 +12,18 @@ import (
 
 	"kiln"
 	"kiln/fleet"
+	"kiln/invoke/admission"
 )
+
+// place returns a lease of a limiter that limits nobody else.
+func place(t *testing.T) admission.Lease {
+	t.Helper()
+	lease, err := admission.New(admission.Config{}).Acquire("111111111111", "f", time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return lease
+}
 
 // fakeWorker has room for a number of environments and remembers what became of them.
 type fakeWorker struct {
@@ -103,7 +114,7 @@ func TestOneEnvironmentServesCallsInTurn(t *testing.T) {
 	w := newFakeWorker(10)
 	a := New(Config{Worker: w})
 	for range 5 {
-		if _, err := a.Invoke(t.Context(), &kiln.Version{Deployment: "d"}, kiln.Invocation{}); err != nil {
+		if _, err := a.Invoke(t.Context(), &kiln.Version{Deployment: "d"}, kiln.Invocation{}, place(t)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -121,7 +132,7 @@ func TestParallelCallsGetTheirOwnEnvironments(t *testing.T) {
 		var wg sync.WaitGroup
 		for range 4 {
 			wg.Go(func() {
-				if _, err := a.Invoke(t.Context(), &kiln.Version{Deployment: "d"}, kiln.Invocation{}); err != nil {
+				if _, err := a.Invoke(t.Context(), &kiln.Version{Deployment: "d"}, kiln.Invocation{}, place(t)); err != nil {
 					t.Error(err)
 				}
 			})
@@ -139,11 +150,11 @@ func TestAnEnvironmentThatEndedIsReplaced(t *testing.T) {
 	w := newFakeWorker(10)
 	a := New(Config{Worker: w})
 	v := &kiln.Version{Deployment: "d"}
-	if _, err := a.Invoke(t.Context(), v, kiln.Invocation{}); err != nil {
+	if _, err := a.Invoke(t.Context(), v, kiln.Invocation{}, place(t)); err != nil {
 		t.Fatal(err)
 	}
 	w.Stop("env1", fleet.Crashed)
-	if _, err := a.Invoke(t.Context(), v, kiln.Invocation{}); err != nil {
+	if _, err := a.Invoke(t.Context(), v, kiln.Invocation{}, place(t)); err != nil {
 		t.Errorf("the call that met a dead environment: %v", err)
 	}
 	if _, made := w.count(); made != 2 {
@@ -155,7 +166,7 @@ func TestEnvironmentsThatKeepEndingAreGivenUp(t *testing.T) {
 	w := newFakeWorker(10)
 	w.handler = func(fleet.EnvironmentID) (bool, error) { return false, fleet.ErrGone }
 	a := New(Config{Worker: w})
-	if _, err := a.Invoke(t.Context(), &kiln.Version{Deployment: "d"}, kiln.Invocation{}); kiln.KindOf(err) != kiln.Unavailable {
+	if _, err := a.Invoke(t.Context(), &kiln.Version{Deployment: "d"}, kiln.Invocation{}, place(t)); kiln.KindOf(err) != kiln.Unavailable {
 		t.Errorf("got %v", err)
 	}
 }
@@ -164,7 +175,7 @@ func TestRoomIsMadeByEndingIdleEnvironments(t *testing.T) {
 	w := newFakeWorker(1)
 	a := New(Config{Worker: w})
 	for _, d := range []string{"d1", "d2"} {
-		if _, err := a.Invoke(t.Context(), &kiln.Version{Deployment: d}, kiln.Invocation{}); err != nil {
+		if _, err := a.Invoke(t.Context(), &kiln.Version{Deployment: d}, kiln.Invocation{}, place(t)); err != nil {
 			t.Errorf("%s: %v", d, err)
 		}
 	}
@@ -172,13 +183,13 @@ func TestRoomIsMadeByEndingIdleEnvironments(t *testing.T) {
 		t.Errorf("ended as %v", w.ends)
 	}
 	w.handler = func(fleet.EnvironmentID) (bool, error) {
-		_, err := a.Invoke(t.Context(), &kiln.Version{Deployment: "d3"}, kiln.Invocation{})
+		_, err := a.Invoke(t.Context(), &kiln.Version{Deployment: "d3"}, kiln.Invocation{}, place(t))
 		if kiln.KindOf(err) != kiln.Unavailable {
 			t.Errorf("with every environment busy: %v", err)
 		}
 		return true, nil
 	}
-	if _, err := a.Invoke(t.Context(), &kiln.Version{Deployment: "d2"}, kiln.Invocation{}); err != nil {
+	if _, err := a.Invoke(t.Context(), &kiln.Version{Deployment: "d2"}, kiln.Invocation{}, place(t)); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -188,7 +199,7 @@ func TestIdleEnvironmentsEnd(t *testing.T) {
 		w := newFakeWorker(10)
 		a := New(Config{Worker: w, IdleTimeout: time.Minute})
 		running(t, a)
-		if _, err := a.Invoke(t.Context(), &kiln.Version{Deployment: "d"}, kiln.Invocation{}); err != nil {
+		if _, err := a.Invoke(t.Context(), &kiln.Version{Deployment: "d"}, kiln.Invocation{}, place(t)); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(50 * time.Second)
@@ -213,7 +224,7 @@ func TestEnvironmentsEndOfAge(t *testing.T) {
 		a := New(Config{Worker: w, MaxAge: time.Hour, IdleTimeout: 2 * time.Hour})
 		running(t, a)
 		for i := range 50 {
-			if _, err := a.Invoke(t.Context(), &kiln.Version{Deployment: fmt.Sprint(i)}, kiln.Invocation{}); err != nil {
+			if _, err := a.Invoke(t.Context(), &kiln.Version{Deployment: fmt.Sprint(i)}, kiln.Invocation{}, place(t)); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -234,11 +245,11 @@ func TestAnIdleEnvironmentThatEndsCostsNoCall(t *testing.T) {
 	w := newFakeWorker(10)
 	a := New(Config{Worker: w})
 	v := &kiln.Version{Deployment: "d"}
-	if _, err := a.Invoke(t.Context(), v, kiln.Invocation{}); err != nil {
+	if _, err := a.Invoke(t.Context(), v, kiln.Invocation{}, place(t)); err != nil {
 		t.Fatal(err)
 	}
 	a.Ended("env1") // the worker would answer, if it were asked
-	if _, err := a.Invoke(t.Context(), v, kiln.Invocation{}); err != nil {
+	if _, err := a.Invoke(t.Context(), v, kiln.Invocation{}, place(t)); err != nil {
 		t.Fatal(err)
 	}
 	if _, made := w.count(); made != 2 {
@@ -255,7 +266,7 @@ func TestRetiredEnvironmentsEndWhenTheirInvocationIsDone(t *testing.T) {
 		running(t, a)
 		var wg sync.WaitGroup
 		wg.Go(func() {
-			if _, err := a.Invoke(t.Context(), &kiln.Version{Deployment: "d"}, kiln.Invocation{}); err != nil {
+			if _, err := a.Invoke(t.Context(), &kiln.Version{Deployment: "d"}, kiln.Invocation{}, place(t)); err != nil {
 				t.Error(err)
 			}
 		})
@@ -283,7 +294,7 @@ func TestAnEnvironmentIsNotGivenAwayBeforeItHasSettled(t *testing.T) {
 	a := New(Config{Worker: w})
 	call := func() {
 		t.Helper()
-		if _, err := a.Invoke(t.Context(), &kiln.Version{Deployment: "d"}, kiln.Invocation{}); err != nil {
+		if _, err := a.Invoke(t.Context(), &kiln.Version{Deployment: "d"}, kiln.Invocation{}, place(t)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -297,5 +308,63 @@ func TestAnEnvironmentIsNotGivenAwayBeforeItHasSettled(t *testing.T) {
 	call()
 	if _, made := w.count(); made != 2 {
 		t.Errorf("%d environments: the one that settled well is not used again", made)
+	}
+}
+
+func TestAFunctionThatGrowsTooFastIsRefused(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newFakeWorker(10)
+		limiter := admission.New(admission.Config{Starts: 2, StartsPer: 2 * time.Second})
+		a := New(Config{Worker: w})
+		v := &kiln.Version{Account: "111111111111", Function: "f"}
+		invoke := func(deployment string) error {
+			lease, err := limiter.Acquire(v.Account, v.Function, time.Now())
+			if err != nil {
+				t.Fatal(err)
+			}
+			fresh := *v
+			fresh.Deployment = deployment
+			_, err = a.Invoke(t.Context(), &fresh, kiln.Invocation{}, lease)
+			return err
+		}
+		if err := errors.Join(invoke("d1"), invoke("d2")); err != nil {
+			t.Fatal(err)
+		}
+		err := invoke("d3")
+		e, ok := errors.AsType[*kiln.Error](err)
+		if !ok || e.Kind != kiln.TooManyRequests || e.Reason != kiln.RateExceeded || e.RetryAfter != time.Second {
+			t.Errorf("the third start at once: %#v", err)
+		}
+		if w.made != 2 {
+			t.Errorf("%d were started", w.made)
+		}
+		if err := invoke("d1"); err != nil {
+			t.Errorf("an idle environment: %v", err)
+		}
+		<-time.After(time.Second)
+		if err := invoke("d3"); err != nil {
+			t.Errorf("a second later: %v", err)
+		}
+	})
+}
+
+func TestThePlaceIsHeldUntilTheEnvironmentIsFree(t *testing.T) {
+	w := newFakeWorker(1)
+	w.unsettled = true
+	limiter := admission.New(admission.Config{Concurrency: kiln.Concurrency{Default: 1}})
+	a := New(Config{Worker: w})
+	lease, err := limiter.Acquire("111111111111", "f", time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := a.Invoke(t.Context(), &kiln.Version{Deployment: "d"}, kiln.Invocation{}, lease); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := limiter.Acquire("111111111111", "f", time.Now()); kiln.KindOf(err) != kiln.TooManyRequests {
+		t.Errorf("while extensions go on: %v", err)
+	}
+	w.settle[0](true)
+	if _, err := limiter.Acquire("111111111111", "f", time.Now()); err != nil {
+		t.Errorf("after that: %v", err)
 	}
 }

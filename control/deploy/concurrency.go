@@ -1,0 +1,151 @@
+package deploy
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+
+	"kiln"
+	"kiln/api"
+	"kiln/catalog"
+	"kiln/catalog/ref"
+	"kiln/internal/constraint"
+)
+
+// reservations are what an account's functions have reserved together. The record is committed with each function whose reservation
+// changes it, so that of two who reserve at the same time the second one begins anew.
+type reservations struct {
+	Places int
+	at     catalog.Revision
+}
+
+func (s *Service) reservations(ctx context.Context, a kiln.AccountID) (reservations, error) {
+	record, err := s.cfg.Store.Get(ctx, catalog.ReservationsKey(a))
+	if err != nil {
+		return reservations{}, fmt.Errorf("read reservations of %s: %w", a, err)
+	}
+	r := reservations{at: record.Revision}
+	if record.Revision == 0 {
+		return r, nil
+	}
+	if err := json.Unmarshal(record.Value, &r); err != nil {
+		return reservations{}, fmt.Errorf("read reservations of %s: %w", a, err)
+	}
+	return r, nil
+}
+
+// reserve returns what to write, beside the function, when an account's function that had places from is to have places to. It fails
+// with AWS's error if that leaves too few for the functions that have nothing reserved. Nil is nothing reserved.
+func (s *Service) reserve(ctx context.Context, a kiln.AccountID, from, to *int) ([]write, error) {
+	more := places(to) - places(from)
+	if more == 0 {
+		return nil, nil
+	}
+	r, err := s.reservations(ctx, a)
+	if err != nil {
+		return nil, err
+	}
+	r.Places += more
+	if more > 0 && s.cfg.Concurrency.Of(a)-r.Places < kiln.MinUnreserved {
+		return nil, kiln.Errorf(kiln.InvalidParameterValue, "Specified ReservedConcurrentExecutions for function decreases account's "+
+			"UnreservedConcurrentExecution below its minimum value of [%d].", kiln.MinUnreserved)
+	}
+	return []write{{key: catalog.ReservationsKey(a), at: r.at, value: r, refers: entry{account: a}}}, nil
+}
+
+func places(reserved *int) int {
+	if reserved == nil {
+		return 0
+	}
+	return *reserved
+}
+
+// setReserved sets what is reserved for the function that r names; nil means nothing.
+func (s *Service) setReserved(ctx context.Context, r ref.Ref, to *int) error {
+	return s.change(ctx, r, func(f *kiln.Function) ([]write, error) {
+		writes, err := s.reserve(ctx, r.Account, f.Reserved, to)
+		f.Reserved = to
+		return writes, err
+	})
+}
+
+func (s *Service) putFunctionConcurrency(ctx context.Context, c api.Caller, in *api.PutFunctionConcurrencyRequest) (*api.Concurrency, error) {
+	r, err := s.readUpdate(c, api.PutFunctionConcurrency, in.FunctionName, func(v *constraint.Violations) {
+		switch n := in.ReservedConcurrentExecutions; {
+		case n == nil:
+			v.Missing("reservedConcurrentExecutions")
+		case *n < 0:
+			v.Add("reservedConcurrentExecutions", fmt.Sprint(*n), "Member must have value greater than or equal to 0")
+		}
+	})
+	if err != nil {
+		return nil, err
+	}
+	r.Qualifier = kiln.LatestVersion // as AWS names a function that is not there, here and not in the operations beside this one
+	if err := s.setReserved(ctx, r, new(int(*in.ReservedConcurrentExecutions))); err != nil {
+		return nil, err
+	}
+	return &api.Concurrency{ReservedConcurrentExecutions: in.ReservedConcurrentExecutions}, nil
+}
+
+func (s *Service) getFunctionConcurrency(ctx context.Context, c api.Caller, in *api.GetFunctionConcurrencyRequest) (*api.GetFunctionConcurrencyResponse, error) {
+	r, err := s.readUnqualified(c, api.GetFunctionConcurrency, ref.Plain, in.FunctionName)
+	if err != nil {
+		return nil, err
+	}
+	f, _, err := s.find(ctx, r)
+	if err != nil {
+		return nil, err
+	}
+	return &api.GetFunctionConcurrencyResponse{ReservedConcurrentExecutions: reservedOf(f)}, nil
+}
+
+func (s *Service) deleteFunctionConcurrency(ctx context.Context, c api.Caller, in *api.DeleteFunctionConcurrencyRequest) (*api.Unit, error) {
+	r, err := s.readUnqualified(c, api.DeleteFunctionConcurrency, ref.Plain, in.FunctionName)
+	if err != nil {
+		return nil, err
+	}
+	return &api.Unit{}, s.setReserved(ctx, r, nil)
+}
+
+// reservedOf is what is reserved for f as the API has it: nil if nothing is.
+func reservedOf(f *kiln.Function) *int32 {
+	if f.Reserved == nil {
+		return nil
+	}
+	return new(int32(*f.Reserved))
+}
+
+// deleteRecord deletes the record of f, which is at that revision, and ends its reservation. It returns catalog.ErrConflict if either
+// has changed.
+func (s *Service) deleteRecord(ctx context.Context, r ref.Ref, f *kiln.Function, at catalog.Revision) error {
+	writes, err := s.reserve(ctx, r.Account, f.Reserved, nil)
+	if err != nil {
+		return err
+	}
+	_, err = s.commit(ctx, append(writes, write{key: catalog.FunctionKey(r.Account, r.Name), at: at})...)
+	return err
+}
+
+func (s *Service) getAccountSettings(ctx context.Context, c api.Caller, _ *api.GetAccountSettingsRequest) (*api.GetAccountSettingsResponse, error) {
+	used, err := s.inventory.usage(ctx, c.Account)
+	if err != nil {
+		return nil, err
+	}
+	reserved, err := s.reservations(ctx, c.Account)
+	if err != nil {
+		return nil, err
+	}
+	limit := s.cfg.Concurrency.Of(c.Account)
+	return &api.GetAccountSettingsResponse{
+		AccountLimit: &api.AccountLimit{
+			TotalCodeSize:        new(int64(maxTotalCode)),
+			CodeSizeUnzipped:     new(int64(kiln.MaxUnzipped)),
+			CodeSizeZipped:       new(int64(kiln.MaxZip)),
+			ConcurrentExecutions: new(int32(limit)),
+			// The node may have been started with a lower limit than when they were reserved.
+			UnreservedConcurrentExecutions: new(int32(max(limit-reserved.Places, 0))),
+		},
+		AccountUsage: &api.AccountUsage{TotalCodeSize: new(used.bytes), FunctionCount: new(used.functions)},
+	}, nil
+}

@@ -1,0 +1,128 @@
+package test
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/lambda"
+	"github.com/aws/aws-sdk-go-v2/service/lambda/types"
+
+	"kiln"
+	"kiln/kilntest"
+)
+
+// sleeper sleeps for as many seconds as the event says.
+const sleeper = "import time\ndef handler(event, context):\n    time.sleep(event)\n    return event\n"
+
+// throttle invokes a function and returns the reason why it was throttled, "" if it was not.
+func throttle(t *testing.T, n *kilntest.Node, function, payload string) string {
+	t.Helper()
+	_, err := n.Client().Invoke(t.Context(), &lambda.InvokeInput{FunctionName: &function, Payload: []byte(payload)})
+	if err == nil {
+		return ""
+	}
+	e, ok := errors.AsType[*types.TooManyRequestsException](err)
+	if !ok {
+		t.Errorf("invoke %s: %v", function, err)
+		return ""
+	}
+	if aws.ToString(e.RetryAfterSeconds) == "" {
+		t.Error("nothing says when to try again")
+	}
+	return string(e.Reason)
+}
+
+// second calls one function and then, while that runs, another, and returns the reason why the second call was throttled.
+func second(t *testing.T, n *kilntest.Node, first, function string) string {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	done := make(chan error, 1) // one value, so that its sender never waits
+	go func() {
+		_, err := n.Client().Invoke(ctx, &lambda.InvokeInput{FunctionName: &first, Payload: []byte("3")})
+		done <- err
+	}()
+	<-time.After(time.Second) // the first call is in the function by then
+	reason := throttle(t, n, function, "0")
+	if err := <-done; err != nil {
+		t.Errorf("the first call: %v", err)
+	}
+	return reason
+}
+
+// reserve reserves concurrency with the aws CLI. Changes reach the invocations within a second.
+func reserve(t *testing.T, n *kilntest.Node, function, places string) {
+	t.Helper()
+	out, err := n.AWS(t.Context(), "lambda", "put-function-concurrency", "--function-name", function, "--reserved-concurrent-executions", places)
+	if err != nil || !strings.Contains(out, `"ReservedConcurrentExecutions": `+places) {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	<-time.After(time.Second)
+}
+
+func TestReservedConcurrencyGates(t *testing.T) {
+	n := kilntest.Start(t)
+	n.Deploy(t.Context(), kilntest.Function{Name: "f", Zip: python(t, sleeper)})
+	if got := throttle(t, n, "f", "0"); got != "" {
+		t.Fatalf("without a reservation: %s", got)
+	}
+	reserve(t, n, "f", "1")
+	if got := second(t, n, "f", "f"); got != kiln.ReservedConcurrencyExceeded {
+		t.Errorf("with one place, the second of two: %q", got)
+	}
+	if got := throttle(t, n, "f", "0"); got != "" {
+		t.Errorf("after both: %s", got)
+	}
+	reserve(t, n, "f", "0")
+	if got := throttle(t, n, "f", "0"); got != kiln.ReservedConcurrencyExceeded {
+		t.Errorf("a stopped function: %q", got)
+	}
+	n.Stop()
+	n.Restart()
+	if got := throttle(t, n, "f", "0"); got != kiln.ReservedConcurrencyExceeded {
+		t.Errorf("a stopped function after a restart: %q", got)
+	}
+	out, err := n.AWS(t.Context(), "lambda", "delete-function-concurrency", "--function-name", "f")
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	<-time.After(time.Second)
+	if got := throttle(t, n, "f", "0"); got != "" {
+		t.Errorf("without a reservation again: %s", got)
+	}
+}
+
+func TestTheAccountsLimitsGate(t *testing.T) {
+	n := kilntest.Start(t, "--account-concurrency", kilntest.Account+"=1", "--scale-starts", "2", "--scale-period", "1h")
+	for _, name := range []string{"f", "g"} {
+		n.Deploy(t.Context(), kilntest.Function{Name: name, Timeout: 4, Zip: python(t, sleeper)})
+	}
+	settings, err := n.Client().GetAccountSettings(t.Context(), &lambda.GetAccountSettingsInput{})
+	if err != nil || settings.AccountLimit.ConcurrentExecutions != 1 || aws.ToInt32(settings.AccountLimit.UnreservedConcurrentExecutions) != 1 {
+		t.Errorf("settings are %+v, %v", settings, err)
+	}
+	if got := second(t, n, "f", "g"); got != kiln.ConcurrencyExceeded {
+		t.Errorf("the second call of the account: %q", got)
+	}
+	rate := 0
+	for rate = 0; rate < 1000; rate++ {
+		if got := throttle(t, n, "f", "0"); got != "" {
+			if got != kiln.RateExceeded {
+				t.Errorf("too many calls: %q", got)
+			}
+			break
+		}
+	}
+	t.Logf("%d calls went through until the rate was used up", rate)
+	<-time.After(time.Second)
+	// Each of these ends its environment, the third needs one that may not be started.
+	for i, want := range []string{"", "", kiln.RateExceeded} {
+		if got := throttle(t, n, "g", "9"); got != want {
+			t.Errorf("start %d of g: %q, want %q", i, got, want)
+		}
+	}
+}
