@@ -17,7 +17,8 @@ type Resolver interface {
 	CatchUp(ctx context.Context, a kiln.AccountID, f kiln.FunctionName)
 }
 
-// Runner runs an invocation of a version in an environment.
+// Runner runs an invocation of a version in an environment. One that has begun goes on when ctx ends because the caller went away, as
+// on AWS.
 type Runner interface {
 	// Invoke releases the lease once, whatever happens, and not before the environment is free for another: extensions may go on after
 	// the result.
@@ -46,11 +47,7 @@ type Target struct {
 	Qualifier kiln.Qualifier
 }
 
-// startAllowance is what an invocation may take beyond its function's timeout: waiting for a sandbox and INIT.
-const startAllowance = 2 * time.Minute
-
-// Invoke runs inv and returns the version that ran it. An invocation that has begun goes on when the caller goes away, as on
-// AWS.
+// Invoke runs inv and returns the version that ran it.
 func (s *Service) Invoke(ctx context.Context, t Target, inv kiln.Invocation) (kiln.Result, *kiln.Version, error) {
 	begun := time.Now()
 	res, v, err := s.invoke(ctx, t, inv)
@@ -69,8 +66,6 @@ func (s *Service) invoke(ctx context.Context, t Target, inv kiln.Invocation) (ki
 	if err != nil {
 		return kiln.Result{}, v, err
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), v.Timeout+startAllowance)
-	defer cancel()
 	res, err := s.Runner.Invoke(ctx, v, inv, lease)
 	return res, v, err
 }

@@ -92,17 +92,6 @@ func TestWhatRunsHasALease(t *testing.T) {
 	}
 }
 
-func TestAnInvocationOutlivesItsCaller(t *testing.T) {
-	ctx, leave := context.WithCancel(t.Context())
-	s := service(kiln.StateActive, func(ctx context.Context) (kiln.Result, error) {
-		leave()
-		return kiln.Result{Payload: []byte("1")}, ctx.Err()
-	})
-	if res, _, err := s.Invoke(ctx, target, kiln.Invocation{}); err != nil || string(res.Payload) != "1" {
-		t.Errorf("got %s, %v", res.Payload, err)
-	}
-}
-
 // observer remembers what it was told.
 type observer struct {
 	outcomes []kiln.Outcome

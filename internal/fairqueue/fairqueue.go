@@ -105,6 +105,14 @@ func (q *Queue[T]) Hold(now time.Time, f Flow, units float64) {
 	q.forget(k)
 }
 
+// Held is what f holds.
+func (q *Queue[T]) Held(f Flow) float64 {
+	if t := q.tenants[f.Tenant]; t != nil && t.keys[f.Key] != nil {
+		return t.keys[f.Key].ledger.held
+	}
+	return 0
+}
+
 // Short says that something is wanted of which nothing is left. What is held counts from the first time of it on.
 func (q *Queue[T]) Short(now time.Time) {
 	if q.shortage == 0 || q.relaxed(now) {
@@ -189,29 +197,42 @@ func (q *Queue[T]) Next(now time.Time) *Waiter[T] {
 }
 
 // NextOf is Next for something of size units that f has had since got, and could use again at once, where others first have to make
-// it theirs. It goes to one of f's, if there is one, unless f has had its quantum and another nothing, or f is ahead by more than
-// that. own reports that it does.
+// it theirs. Unless f owes it to whoever is next, it goes to one of f's, or if none waits to nobody. own reports that it does not
+// change hands.
 func (q *Queue[T]) NextOf(now time.Time, f Flow, units float64, got time.Time) (w *Waiter[T], own bool) {
 	least, c := q.least(now)
 	if least == nil {
-		return nil, false
+		return nil, true
 	}
 	k := q.key(now, f)
-	if k != least && len(k.waiters[c]) > 0 && !q.owes(now, k, least, units, got) {
+	defer q.forget(k)
+	if k != least && !q.owes(now, k, least, units, got) {
+		if len(k.waiters[c]) == 0 {
+			return nil, true
+		}
 		least = k
 	}
-	own = least == k
-	w = q.serve(now, least, c)
-	q.forget(k)
-	return w, own
+	return q.serve(now, least, c), least == k
 }
 
-// owes reports whether k has to hand over to least what it has had since got, of size units.
-func (q *Queue[T]) owes(now time.Time, k, least *key[T], units float64, got time.Time) bool {
-	if least.ledger.held == 0 {
+// Owes reports whether from has to hand over to another flow what it has had since got, of size units: when it has had its quantum
+// and the other holds nothing, when it is ahead by more than the quantum, and always when nobody has been short for long.
+func (q *Queue[T]) Owes(now time.Time, from, to Flow, units float64, got time.Time) bool {
+	if from == to || q.shortage == 0 || q.relaxed(now) {
+		return true
+	}
+	kf, kt := q.key(now, from), q.key(now, to)
+	owes := q.owes(now, kf, kt, units, got)
+	q.forget(kf)
+	q.forget(kt)
+	return owes
+}
+
+func (q *Queue[T]) owes(now time.Time, from, to *key[T], units float64, got time.Time) bool {
+	if to.ledger.held == 0 {
 		return now.Sub(got) >= q.cfg.Quantum
 	}
-	return q.lead(now, k, least) > 2*units*q.cfg.Quantum.Seconds() // one of them for holding one more
+	return q.lead(now, from, to) > 2*units*q.cfg.Quantum.Seconds() // one of them for holding one more
 }
 
 // lead is how far a is ahead of b: their tenants, if those differ.
@@ -226,18 +247,6 @@ func (q *Queue[T]) lead(now time.Time, a, b *key[T]) float64 {
 // least, until that shows, and back again.
 func (q *Queue[T]) pass(now time.Time, l *ledger) float64 {
 	return q.settle(now, l) + l.held*q.cfg.Quantum.Seconds()
-}
-
-// Behind reports whether a has held less than b since something became short, so that nothing of a's should be taken for b.
-func (q *Queue[T]) Behind(now time.Time, a, b Flow) bool {
-	if a == b || q.shortage == 0 || q.relaxed(now) {
-		return false
-	}
-	ka, kb := q.key(now, a), q.key(now, b)
-	behind := q.lead(now, ka, kb) < 0
-	q.forget(ka)
-	q.forget(kb)
-	return behind
 }
 
 // Serving says that something of size units serves class c from now on, or if units is negative no more.

@@ -91,11 +91,11 @@ func TestShortageIsForgottenAfterAWhile(t *testing.T) {
 	q.Short(at(0))
 	q.Hold(at(0), a1, 5)
 	q.Hold(at(0), b1, 1)
-	if !q.Behind(at(time.Second), b1, a1) || q.Behind(at(time.Second), a1, b1) {
-		t.Error("b, which holds less, is not behind")
+	if q.Owes(at(time.Second), b1, a1, 1, at(0)) || !q.Owes(at(time.Second), a1, b1, 1, at(0)) {
+		t.Error("b owes a, which holds more")
 	}
-	if q.Behind(at(11*time.Second), b1, a1) {
-		t.Error("b is behind though nobody has been short for long")
+	if !q.Owes(at(11*time.Second), b1, a1, 1, at(0)) {
+		t.Error("b owes a nothing though nobody has been short for long")
 	}
 }
 
@@ -157,6 +157,18 @@ func TestWhoHoldsNothingIsServedWhenAnotherHasHadItsQuantum(t *testing.T) {
 	if w, own := q.NextOf(at(time.Second), a1, 1, at(0)); own || w.Item != "b" {
 		t.Errorf("after the quantum %q was served", w.Item)
 	}
+}
+
+func TestWhoIsBehindKeepsWhatItHasForItself(t *testing.T) {
+	q := queue(10)
+	q.Short(at(0))
+	q.Hold(at(0), a1, 3)
+	q.Hold(at(0), b1, 1)
+	push(t, q, at(time.Second), a1, "a")
+	if w, _ := q.NextOf(at(time.Second), b1, 1, at(0)); w != nil {
+		t.Errorf("%q got what b holds, which holds less", w.Item)
+	}
+	wantNext(t, q, at(time.Second), "a")
 }
 
 func TestBackgroundKeepsATenth(t *testing.T) {
@@ -255,7 +267,7 @@ func TestCountsHoldWhateverHappens(t *testing.T) {
 			"next of": func(t *rapid.T) {
 				f := flow.Draw(t, "flow")
 				w, own := q.NextOf(now, f, 1, start)
-				if w == nil && len(waiting) > 0 || w != nil && (!waiting[w] || own != (w.Flow == f)) {
+				if w != nil && (!waiting[w] || own != (w.Flow == f)) || w == nil && !own {
 					t.Fatalf("next is %+v of %d", w, len(waiting))
 				}
 				delete(waiting, w)

@@ -98,16 +98,16 @@ func (m *machine) run(l *load, from, got time.Time) {
 // finish is a slot that l lets go, which has had it since got.
 func (m *machine) finish(l *load, got time.Time) {
 	w, own := m.q.NextOf(m.now, l.flow, 1, got)
-	if own {
-		m.run(l, m.now, got)
-		return
-	}
-	m.q.Hold(m.now, l.flow, -1)
-	if w == nil {
+	switch {
+	case w == nil:
+		m.q.Hold(m.now, l.flow, -1)
 		m.free++
-		return
+	case own:
+		m.run(l, m.now, got)
+	default:
+		m.q.Hold(m.now, l.flow, -1)
+		m.start(w.Item)
 	}
-	m.start(w.Item)
 }
 
 // shareError is how far the share of those loads that always wait is from equal, at most, as a part of it.

@@ -1,4 +1,5 @@
-// Package assignment gives each invocation an execution environment: an idle one of its deployment, newest first, or a new one.
+// Package assignment gives each invocation an execution environment: an idle one of its deployment, newest first, or a new one. While
+// there is no room for another, invocations wait, and accounts and functions share what there is.
 package assignment
 
 import (
@@ -12,6 +13,7 @@ import (
 
 	"kiln"
 	"kiln/fleet"
+	"kiln/internal/fairqueue"
 	"kiln/invoke/admission"
 )
 
@@ -23,6 +25,18 @@ type Config struct {
 	// MaxAge is how old an environment may be when it becomes idle or is; 0 means DefaultMaxAge. Each is given up to a tenth less, so
 	// that those of one burst do not end together.
 	MaxAge time.Duration
+	// MaxWaiting is how many invocations may wait for room; 0 means DefaultMaxWaiting.
+	MaxWaiting int
+	// MaxWait is how long one may; 0 means DefaultMaxWait.
+	MaxWait time.Duration
+	// Observer is told of those that waited; nil means that nobody is.
+	Observer Observer
+}
+
+// Observer counts invocations that wait for room. It must not block, and is called from many goroutines at once.
+type Observer interface {
+	// Waited tells that an invocation has waited for so long, and whether it was then served.
+	Waited(took time.Duration, served bool)
 }
 
 const (
@@ -30,6 +44,10 @@ const (
 	DefaultIdleTimeout = 5 * time.Minute
 	// DefaultMaxAge ends what a busy function's environments have gathered, files and leaks, some times a day.
 	DefaultMaxAge = 4 * time.Hour
+	// DefaultMaxWaiting is more than one account of AWS's usual limit can have waiting.
+	DefaultMaxWaiting = 10_000
+	// DefaultMaxWait is longer than what is short of room is given to those who had it last, and within what clients wait.
+	DefaultMaxWait = 10 * time.Second
 )
 
 // maxRetries bounds how many environments that turn out to have ended one invocation may meet.
@@ -43,8 +61,12 @@ type Assigner struct {
 	table *Table // +checklocks:mu
 	// doomed are environments that Run has yet to stop: at most as many as the worker has.
 	doomed []doomed // +checklocks:mu
+	// queue is who holds memory, in MB, and who waits for it.
+	queue   *fairqueue.Queue[*waiter] // +checklocks:mu
+	breaker *breaker                  // +checklocks:mu
+	closed  bool                      // +checklocks:mu nobody may wait any more
 
-	// wake tells Run that there are doomed ones; one token is enough.
+	// wake tells Run that some are doomed, or wait; one token is enough.
 	wake chan struct{}
 }
 
@@ -58,7 +80,7 @@ const (
 
 // doomed is an environment that is to be stopped.
 type doomed struct {
-	id  fleet.EnvironmentID
+	Start
 	why fleet.End
 }
 
@@ -73,97 +95,180 @@ func New(cfg Config) *Assigner {
 	if cfg.MaxAge == 0 {
 		cfg.MaxAge = DefaultMaxAge
 	}
-	return &Assigner{cfg: cfg, table: NewTable(), wake: make(chan struct{}, 1)}
+	if cfg.MaxWaiting == 0 {
+		cfg.MaxWaiting = DefaultMaxWaiting
+	}
+	if cfg.MaxWait == 0 {
+		cfg.MaxWait = DefaultMaxWait
+	}
+	return &Assigner{cfg: cfg, table: NewTable(), wake: make(chan struct{}, 1), breaker: newBreaker(), queue: newQueue(cfg.MaxWaiting)}
 }
 
-// Invoke runs inv in an environment of v. It returns an error only if the platform could not run it, or v's function may not grow so
-// fast. It releases the lease after the environment, so that who takes the place finds one that is idle.
+// startAllowance is what an invocation may take beyond its function's timeout, once it does not wait any more: a sandbox and INIT.
+const startAllowance = 2 * time.Minute
+
+// Invoke runs inv in an environment of v. It returns an error only if the platform could not run it: of kind TooManyRequests if there
+// was no room for long, if v's function may not grow so fast, or if the INIT of v keeps failing. An invocation that need not wait, or has
+// waited, goes on when ctx ends because its caller went away, as on AWS. The lease is released after the environment, so that who takes
+// the place finds one that is idle.
 func (a *Assigner) Invoke(ctx context.Context, v *kiln.Version, inv kiln.Invocation, lease admission.Lease) (kiln.Result, error) {
-	release := true
-	defer func() {
-		if release {
+	for range maxRetries {
+		res, err := a.invoke(ctx, v, inv, lease)
+		if errors.Is(err, fleet.ErrGone) {
+			continue
+		}
+		if !res.Unsettled {
 			lease.Release(time.Now())
 		}
-	}()
-	for range maxRetries {
-		id, err := a.acquire(ctx, v, lease)
-		if err != nil {
-			return kiln.Result{}, err
-		}
-		res, reusable, err := a.cfg.Worker.Invoke(ctx, id, inv)
-		if res.Unsettled {
-			release = false
-			a.settle(id, lease)
-			return res, err
-		}
-		a.release(id, reusable)
-		if !errors.Is(err, fleet.ErrGone) {
-			return res, err
-		}
+		return res, err
 	}
+	lease.Release(time.Now())
 	return kiln.Result{}, kiln.Errorf(kiln.Unavailable, "The execution environments of the function keep ending. Please try again.")
 }
 
-// settle releases the environment and then the lease when extensions are done with the invocation.
-func (a *Assigner) settle(id fleet.EnvironmentID, lease admission.Lease) {
-	a.cfg.Worker.Settle(id, func(reusable bool) {
-		a.release(id, reusable)
-		lease.Release(time.Now())
-	})
+// invoke runs inv once. If the result is Unsettled it releases the lease, when the environment is free.
+func (a *Assigner) invoke(ctx context.Context, v *kiln.Version, inv kiln.Invocation, lease admission.Lease) (kiln.Result, error) {
+	id, err := a.acquire(ctx, v, lease)
+	if err != nil {
+		return kiln.Result{}, err
+	}
+	work, cancel := working(ctx, v)
+	defer cancel()
+	res, reusable, err := a.cfg.Worker.Invoke(work, id, inv)
+	done := func(reusable bool) { a.release(v, id, reusable, err == nil && res.Outcome == kiln.InitFailed) }
+	if res.Unsettled {
+		a.cfg.Worker.Settle(id, func(reusable bool) { done(reusable); lease.Release(time.Now()) })
+	} else {
+		done(reusable)
+	}
+	return res, err
+}
+
+// working is the context of work that goes on when the caller goes away.
+func working(ctx context.Context, v *kiln.Version) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.WithoutCancel(ctx), v.Timeout+startAllowance)
 }
 
 // acquire takes an idle environment or starts one, if the lease allows it.
 func (a *Assigner) acquire(ctx context.Context, v *kiln.Version, lease admission.Lease) (fleet.EnvironmentID, error) {
 	a.mu.Lock()
 	id, ok := a.table.Take(v.Deployment)
-	a.mu.Unlock()
 	if ok {
+		a.mu.Unlock()
 		return id, nil
 	}
-	begun := time.Now()
-	err := lease.Start(begun)
-	if err == nil {
-		id, err = a.start(ctx, v)
-	}
-	a.mu.Lock()
 	defer a.mu.Unlock()
+	id, err := a.obtain(ctx, v, lease)
 	if err != nil {
 		a.table.Cancel(v.Deployment)
-		return "", err
 	}
-	now := time.Now()
-	until := now.Add(a.cfg.MaxAge - rand.N(a.cfg.MaxAge/10+1))
-	a.table.Add(v.Deployment, Start{ID: id, Took: now.Sub(begun), MemoryMB: v.MemoryMB, Until: until})
-	return id, nil
+	return id, err
 }
 
-// start starts an environment, and makes room by ending idle ones while the worker has none.
-func (a *Assigner) start(ctx context.Context, v *kiln.Version) (fleet.EnvironmentID, error) {
+// obtain starts an environment for v, of which the table has none that is idle, or is passed one while it waits for room.
+//
+// +checklocks:a.mu
+func (a *Assigner) obtain(ctx context.Context, v *kiln.Version, lease admission.Lease) (fleet.EnvironmentID, error) {
+	if err := a.breaker.check(v.Deployment, time.Now()); err != nil {
+		return "", err
+	}
+	w := &waiter{version: v, grants: make(chan grant, 1)}
+	if a.queue.Waiting() > 0 {
+		if err := a.wait(ctx, w); err != nil || w.got.passed {
+			return w.got.id, err
+		}
+	} else {
+		a.hold(time.Now(), v, 1)
+	}
+	if err := lease.Start(time.Now()); err != nil {
+		a.refuse(v)
+		return "", err
+	}
 	for {
-		id, err := a.cfg.Worker.Start(ctx, v)
+		id, err := a.start(ctx, w)
 		if !errors.Is(err, fleet.ErrNoRoom) {
 			return id, err
 		}
-		a.mu.Lock()
-		victim, ok := a.table.Evict()
-		a.mu.Unlock()
-		if !ok {
-			return "", err
+		if err := a.wait(ctx, w); err != nil || w.got.passed {
+			return w.got.id, err
 		}
-		a.cfg.Worker.Stop(victim, fleet.Evicted)
 	}
 }
 
-// release makes an environment idle again, or forgets it.
-func (a *Assigner) release(id fleet.EnvironmentID, reusable bool) {
+// start starts an environment for w, which holds the memory for it, and makes room by ending idle ones. If one of its own has become
+// idle meanwhile it takes that. When it returns no new one the memory is not held any more.
+//
+// +checklocks:a.mu
+func (a *Assigner) start(ctx context.Context, w *waiter) (fleet.EnvironmentID, error) {
+	v := w.version
+	for {
+		s, err := a.try(ctx, w)
+		if err == nil {
+			a.table.Add(v.Deployment, s)
+			return s.ID, nil
+		}
+		if !errors.Is(err, fleet.ErrNoRoom) {
+			a.refuse(v)
+			return "", err
+		}
+		now := time.Now()
+		a.hold(now, v, -1)
+		if id, ok := a.table.Claim(v.Deployment); ok {
+			return id, nil
+		}
+		if !a.evict(now, w) {
+			return "", err
+		}
+	}
+}
+
+// refuse counts memory that was held for an environment of v, which does not come, as held no more. Who waits may have it.
+//
+// +checklocks:a.mu
+func (a *Assigner) refuse(v *kiln.Version) {
+	now := time.Now()
+	a.hold(now, v, -1)
+	a.grantNext(now)
+}
+
+// try asks the worker for an environment, after that has been ended which makes room for it.
+//
+// +checklocks:a.mu
+func (a *Assigner) try(ctx context.Context, w *waiter) (Start, error) {
+	a.mu.Unlock()
+	defer a.mu.Lock()
+	if w.got.surrendered != "" {
+		a.cfg.Worker.Stop(w.got.surrendered, fleet.Evicted)
+	}
+	begun := time.Now()
+	work, cancel := working(ctx, w.version)
+	defer cancel()
+	id, err := a.cfg.Worker.Start(work, w.version)
+	now := time.Now()
+	return Start{
+		ID: id, Flow: flow(w.version), At: now, Took: now.Sub(begun), MemoryMB: w.version.MemoryMB,
+		Until: now.Add(a.cfg.MaxAge - rand.N(a.cfg.MaxAge/10+1)),
+	}, err
+}
+
+// release makes an environment of v idle again, passes it on to one who waits, or forgets it.
+func (a *Assigner) release(v *kiln.Version, id fleet.EnvironmentID, reusable, initFailed bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	now := time.Now()
+	a.breaker.observe(v.Deployment, reusable, initFailed, now)
+	s := a.table.Get(id)
 	if !reusable {
 		a.table.Drop(id)
+		a.letGo(now, s)
 		return
 	}
-	if why, ok := a.table.Put(id, time.Now()); !ok {
-		a.doom(why, id)
+	why, ok := a.table.Put(id, now)
+	switch {
+	case !ok:
+		a.doom(why, s)
+	case a.queue.Waiting() > 0:
+		a.pass(now, s)
 	}
 }
 
@@ -172,6 +277,7 @@ func (a *Assigner) release(id fleet.EnvironmentID, reusable bool) {
 func (a *Assigner) Retire(deployment string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	a.breaker.forget(deployment)
 	a.doom(fleet.Retired, a.table.Retire(deployment)...)
 }
 
@@ -179,29 +285,38 @@ func (a *Assigner) Retire(deployment string) {
 func (a *Assigner) Ended(id fleet.EnvironmentID) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.table.Ended(id)
+	if s, idle := a.table.Ended(id); idle {
+		a.letGo(time.Now(), s)
+	}
 }
 
 // doom hands environments to Run.
 //
 // +checklocks:a.mu
-func (a *Assigner) doom(why fleet.End, ids ...fleet.EnvironmentID) {
-	for _, id := range ids {
-		a.doomed = append(a.doomed, doomed{id, why})
+func (a *Assigner) doom(why fleet.End, all ...Start) {
+	for _, s := range all {
+		a.doomed = append(a.doomed, doomed{s, why})
 	}
+	a.awake()
+}
+
+func (a *Assigner) awake() {
 	select {
 	case a.wake <- struct{}{}:
 	default:
 	}
 }
 
-// Run stops environments that are retired, too old or idle for too long, until ctx ends. What it leaves then is the worker's to end.
+// Run stops environments that are retired, too old or idle for too long, and lets those who wait for room look for it, until ctx ends.
+// What it leaves then is the worker's to end.
 func (a *Assigner) Run(ctx context.Context) error {
 	var stops errgroup.Group
 	stops.SetLimit(stopParallelism)
 	defer stops.Wait() // its functions return no error
+	defer a.refuseAll()
 	tick := time.NewTicker(max(min(a.cfg.IdleTimeout, a.cfg.MaxAge)/looks, minTick))
 	defer tick.Stop()
+	var look <-chan time.Time // while some wait
 	for {
 		select {
 		case <-ctx.Done():
@@ -209,11 +324,25 @@ func (a *Assigner) Run(ctx context.Context) error {
 		case <-a.wake:
 		case now := <-tick.C:
 			a.expire(now)
+		case now := <-look:
+			a.offer(now)
+			look = nil
+		}
+		if look == nil && a.Waiting() > 0 {
+			look = time.After(lookForRoom)
 		}
 		for _, d := range a.takeDoomed() {
-			stops.Go(func() error { a.cfg.Worker.Stop(d.id, d.why); return nil })
+			stops.Go(func() error { a.stop(d); return nil })
 		}
 	}
+}
+
+// stop ends an environment, whose memory is then for those who wait.
+func (a *Assigner) stop(d doomed) {
+	a.cfg.Worker.Stop(d.ID, d.why)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.letGo(time.Now(), d.Start)
 }
 
 func (a *Assigner) expire(now time.Time) {

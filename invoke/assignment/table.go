@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"kiln/fleet"
+	"kiln/internal/fairqueue"
 )
 
 // Table remembers which environments are idle and which are busy, by deployment. It decides and does nothing else: no lock, no
@@ -30,10 +31,8 @@ type deployment struct {
 
 // environment is one that has started. since, value and rank mean something only while it is idle.
 type environment struct {
-	id         fleet.EnvironmentID
+	Start
 	deployment string
-	memoryMB   int
-	until      time.Time
 	ended      bool
 
 	since time.Time
@@ -44,6 +43,9 @@ type environment struct {
 // Start is what an environment's start tells of it.
 type Start struct {
 	ID fleet.EnvironmentID
+	// Flow is whose it is, and At when it was there.
+	Flow fairqueue.Flow
+	At   time.Time
 	// Took is how long the start took, INIT and all, and MemoryMB what the environment holds.
 	Took     time.Duration
 	MemoryMB int
@@ -65,23 +67,43 @@ func (t *Table) Take(d string) (id fleet.EnvironmentID, ok bool) {
 		t.deployments[d] = dep
 	}
 	dep.busy++
+	return t.Claim(d)
+}
+
+// Claim is Take for a caller that Take had none for, and that is counted as busy since.
+func (t *Table) Claim(d string) (id fleet.EnvironmentID, ok bool) {
+	dep := t.deployments[d]
 	last := len(dep.idle) - 1
 	if last < 0 {
 		return "", false
 	}
 	e := dep.idle[last]
 	t.unlist(e)
-	return e.id, true
+	return e.ID, true
 }
 
 // Add takes the environment that was started because Take had none. It is busy.
 func (t *Table) Add(d string, s Start) {
 	t.deployments[d].startTime = s.Took
-	t.environments[s.ID] = &environment{id: s.ID, deployment: d, memoryMB: s.MemoryMB, until: s.Until}
+	t.environments[s.ID] = &environment{Start: s, deployment: d}
 }
 
 // Cancel says that the environment which Take had none of could not be started.
 func (t *Table) Cancel(d string) { t.leave(d) }
+
+// Get is what the start of an environment that the table has told of it.
+func (t *Table) Get(id fleet.EnvironmentID) Start { return t.environments[id].Start }
+
+// Serves reports whether an environment is one of d.
+func (t *Table) Serves(id fleet.EnvironmentID, d string) bool {
+	return t.environments[id].deployment == d
+}
+
+// Pass gives an idle environment to another that Take had none for and that was counted as busy.
+func (t *Table) Pass(id fleet.EnvironmentID) { t.unlist(t.environments[id]) }
+
+// Surrender forgets an idle environment. The caller must stop it.
+func (t *Table) Surrender(id fleet.EnvironmentID) { t.remove(t.environments[id]) }
 
 // Put makes a busy environment idle. If it returns false the environment is of no more use, for the reason given, and the caller must
 // stop it.
@@ -93,10 +115,10 @@ func (t *Table) Put(id fleet.EnvironmentID, now time.Time) (why fleet.End, ok bo
 		why = fleet.Retired
 	case e.ended:
 		why = fleet.Crashed
-	case !now.Before(e.until):
+	case !now.Before(e.Until):
 		why = fleet.Aged
 	default:
-		e.since, e.value = now, t.floor+worth(dep.startTime, e.memoryMB)
+		e.since, e.value = now, t.floor+worth(dep.startTime, e.MemoryMB)
 		dep.idle = append(dep.idle, e)
 		heap.Push(&t.ranking, e)
 		t.deployments[e.deployment] = dep
@@ -150,24 +172,25 @@ func (t *Table) unlist(e *environment) {
 }
 
 // remove forgets an idle environment, and its deployment if nothing else is left of it.
-func (t *Table) remove(e *environment) fleet.EnvironmentID {
+func (t *Table) remove(e *environment) Start {
 	t.unlist(e)
-	delete(t.environments, e.id)
+	delete(t.environments, e.ID)
 	t.forget(e.deployment)
-	return e.id
+	return e.Start
 }
 
-// Ended takes word that an environment has ended by itself: an idle one is forgotten, a busy one refused by Put. One that the table
-// does not know is no error.
-func (t *Table) Ended(id fleet.EnvironmentID) {
+// Ended takes word that an environment has ended by itself: an idle one is forgotten, and what its start told returned; a busy one will
+// be refused by Put. One that the table does not know is no error.
+func (t *Table) Ended(id fleet.EnvironmentID) (s Start, idle bool) {
 	e := t.environments[id]
 	switch {
 	case e == nil:
 	case t.isIdle(e):
-		t.remove(e)
+		return t.remove(e), true
 	default:
 		e.ended = true
 	}
+	return Start{}, false
 }
 
 func (t *Table) isIdle(e *environment) bool {
@@ -176,7 +199,7 @@ func (t *Table) isIdle(e *environment) bool {
 
 // Retire says that d is no longer current. It returns the idle environments, which the caller must stop; busy ones are refused
 // by Put when they are done.
-func (t *Table) Retire(d string) []fleet.EnvironmentID {
+func (t *Table) Retire(d string) []Start {
 	dep := t.deployments[d]
 	if dep == nil {
 		return nil
@@ -185,8 +208,8 @@ func (t *Table) Retire(d string) []fleet.EnvironmentID {
 	return t.removeAll(slices.Clone(dep.idle))
 }
 
-func (t *Table) removeAll(all []*environment) []fleet.EnvironmentID {
-	out := make([]fleet.EnvironmentID, 0, len(all))
+func (t *Table) removeAll(all []*environment) []Start {
+	out := make([]Start, 0, len(all))
 	for _, e := range all {
 		out = append(out, t.remove(e))
 	}
@@ -194,17 +217,17 @@ func (t *Table) removeAll(all []*environment) []fleet.EnvironmentID {
 }
 
 // Expire forgets the environments that have been idle since before cutoff, and returns them. The caller must stop them.
-func (t *Table) Expire(cutoff time.Time) []fleet.EnvironmentID {
+func (t *Table) Expire(cutoff time.Time) []Start {
 	return t.removeIf(func(e *environment) bool { return e.since.Before(cutoff) })
 }
 
 // Age forgets the idle environments that are as old as they may become, and returns them. The caller must stop them.
-func (t *Table) Age(now time.Time) []fleet.EnvironmentID {
-	return t.removeIf(func(e *environment) bool { return !now.Before(e.until) })
+func (t *Table) Age(now time.Time) []Start {
+	return t.removeIf(func(e *environment) bool { return !now.Before(e.Until) })
 }
 
 // removeIf forgets idle environments, the one that has been idle longest first.
-func (t *Table) removeIf(of func(*environment) bool) []fleet.EnvironmentID {
+func (t *Table) removeIf(of func(*environment) bool) []Start {
 	var found []*environment
 	for _, e := range t.ranking {
 		if of(e) {
@@ -215,15 +238,29 @@ func (t *Table) removeIf(of func(*environment) bool) []fleet.EnvironmentID {
 	return t.removeAll(found)
 }
 
-// Evict forgets the idle environment that is worth least and returns it; of equals, the one that has been idle longest. The caller must
-// stop it.
-func (t *Table) Evict() (fleet.EnvironmentID, bool) {
-	if len(t.ranking) == 0 {
-		return "", false
+// Evict forgets the idle environment that is worth least, of those that may is true of, and returns what its start told; of equals,
+// the one that has been idle longest. The caller must stop it.
+func (t *Table) Evict(may func(s Start, since time.Time) bool) (Start, bool) {
+	var least *environment
+	for _, e := range t.ranking {
+		if (least == nil || e.before(least)) && may(e.Start, e.since) {
+			least = e
+		}
 	}
-	least := t.ranking[0]
-	t.floor = least.value
-	return t.remove(least), true
+	if least == nil {
+		return Start{}, false
+	}
+	t.floor = max(t.floor, least.value)
+	t.remove(least)
+	return least.Start, true
+}
+
+// before reports whether e is to be evicted rather than other.
+func (e *environment) before(other *environment) bool {
+	if e.value != other.value {
+		return e.value < other.value
+	}
+	return e.since.Before(other.since)
 }
 
 // Idle is the number of idle environments.
@@ -236,12 +273,7 @@ type ranking []*environment
 func (r ranking) Len() int { return len(r) }
 
 // Less implements heap.Interface.
-func (r ranking) Less(i, j int) bool {
-	if r[i].value != r[j].value {
-		return r[i].value < r[j].value
-	}
-	return r[i].since.Before(r[j].since)
-}
+func (r ranking) Less(i, j int) bool { return r[i].before(r[j]) }
 
 // Swap implements heap.Interface.
 func (r ranking) Swap(i, j int) {

@@ -41,6 +41,17 @@ func fill(t *Table, d string, ids ...fleet.EnvironmentID) {
 // isEmpty reports whether nothing is remembered.
 func isEmpty(t *Table) bool { return len(t.deployments)+len(t.environments)+len(t.ranking) == 0 }
 
+// names are the environments' names.
+func names(all []Start) []fleet.EnvironmentID {
+	ids := make([]fleet.EnvironmentID, len(all))
+	for i, s := range all {
+		ids[i] = s.ID
+	}
+	return ids
+}
+
+func anyone(Start, time.Time) bool { return true }
+
 func TestTheNewestIdleEnvironmentIsTakenFirst(t *testing.T) {
 	table := NewTable()
 	fill(table, "d", "a", "b", "c")
@@ -66,7 +77,7 @@ func TestRetiringStopsIdleEnvironmentsAndRefusesBusyOnes(t *testing.T) {
 	table := NewTable()
 	fill(table, "d", "a", "b", "c")
 	busy, _ := table.Take("d")
-	if got := table.Retire("d"); !slices.Equal(got, []fleet.EnvironmentID{"a", "b"}) {
+	if got := names(table.Retire("d")); !slices.Equal(got, []fleet.EnvironmentID{"a", "b"}) {
 		t.Errorf("retired %v", got)
 	}
 	if _, ok := table.Put(busy, at(9)); ok {
@@ -80,10 +91,10 @@ func TestRetiringStopsIdleEnvironmentsAndRefusesBusyOnes(t *testing.T) {
 func TestWhatIsIdleTooLongExpiresOldestFirst(t *testing.T) {
 	table := NewTable()
 	fill(table, "d", "a", "b", "c") // idle since 0, 1, 2
-	if got := table.Expire(at(2)); !slices.Equal(got, []fleet.EnvironmentID{"a", "b"}) {
+	if got := names(table.Expire(at(2))); !slices.Equal(got, []fleet.EnvironmentID{"a", "b"}) {
 		t.Errorf("expired %v", got)
 	}
-	if got := table.Expire(at(3)); !slices.Equal(got, []fleet.EnvironmentID{"c"}) {
+	if got := names(table.Expire(at(3))); !slices.Equal(got, []fleet.EnvironmentID{"c"}) {
 		t.Errorf("expired %v", got)
 	}
 	if !isEmpty(table) {
@@ -107,7 +118,7 @@ func TestWhatIsTooOldExpiresAndDoesNotBecomeIdle(t *testing.T) {
 	if got := table.Age(at(19)); len(got) != 0 {
 		t.Errorf("expired %v", got)
 	}
-	if got := table.Age(at(20)); !slices.Equal(got, []fleet.EnvironmentID{"b"}) {
+	if got := names(table.Age(at(20))); !slices.Equal(got, []fleet.EnvironmentID{"b"}) {
 		t.Errorf("expired %v", got)
 	}
 }
@@ -138,14 +149,26 @@ func TestWhatIsWorthLeastIsEvictedFirst(t *testing.T) {
 				table.Put(i.id, at(i.since))
 			}
 			for _, want := range c.want {
-				if id, ok := table.Evict(); !ok || id != want {
-					t.Fatalf("evicted %q, %v; want %q", id, ok, want)
+				if s, ok := table.Evict(anyone); !ok || s.ID != want {
+					t.Fatalf("evicted %q, %v; want %q", s.ID, ok, want)
 				}
 			}
-			if _, ok := table.Evict(); ok || !isEmpty(table) {
+			if _, ok := table.Evict(anyone); ok || !isEmpty(table) {
 				t.Error("more was evicted than there was")
 			}
 		})
+	}
+}
+
+func TestOnlyWhatMayBeIsEvicted(t *testing.T) {
+	table := NewTable()
+	fill(table, "d", "a", "b", "c")
+	s, ok := table.Evict(func(s Start, since time.Time) bool { return s.ID != "a" && since.Before(at(2)) })
+	if !ok || s.ID != "b" {
+		t.Errorf("evicted %q, want b", s.ID)
+	}
+	if s, ok := table.Evict(func(Start, time.Time) bool { return false }); ok {
+		t.Errorf("evicted %q, which may not be", s.ID)
 	}
 }
 
@@ -158,8 +181,8 @@ func TestWhatIsNotUsedLosesItsWorthWithEachEviction(t *testing.T) {
 		id := fleet.EnvironmentID(fmt.Sprint("cheap", i))
 		addAs(table, string(id), Start{ID: id, Took: time.Second, MemoryMB: 100, Until: never})
 		table.Put(id, at(i))
-		victim, _ := table.Evict()
-		if victim == "dear" {
+		victim, _ := table.Evict(anyone)
+		if victim.ID == "dear" {
 			break
 		}
 		evictions++
@@ -178,7 +201,7 @@ func TestWhatIsNotUsedLosesItsWorthWithEachEviction(t *testing.T) {
 		other := fleet.EnvironmentID(fmt.Sprint("other", i))
 		add(table, string(other), other)
 		table.Put(other, at(200))
-		table.Evict()
+		table.Evict(anyone)
 	}
 }
 
@@ -227,7 +250,7 @@ func BenchmarkEvict(b *testing.B) {
 		put()
 	}
 	for b.Loop() {
-		table.Evict()
+		table.Evict(anyone)
 		put()
 	}
 }
