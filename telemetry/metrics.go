@@ -22,11 +22,12 @@ const (
 // an adopted Python process to an INIT that runs out of time twice.
 var (
 	invocationBuckets = []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 300, 900}
+	waitBuckets       = []float64{.001, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30}
 	startBuckets      = []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30}
 )
 
-// Metrics are what a node counts, in the names that docs/metrics.md tells. It implements invoke.Observer and worker.Observer: what an
-// invocation costs is some atomic additions.
+// Metrics are what a node counts, in the names that docs/metrics.md tells. It implements the observers of invoke, assignment and worker:
+// what an invocation costs is some atomic additions.
 type Metrics struct {
 	registry *prometheus.Registry
 
@@ -38,6 +39,8 @@ type Metrics struct {
 	starts *prometheus.HistogramVec
 	phases *prometheus.HistogramVec
 	ends   [fleet.Crashed + 1]prometheus.Counter
+	// served and unserved are how long was waited for room.
+	served, unserved prometheus.Observer
 }
 
 // NewMetrics returns metrics of which nothing has been counted.
@@ -59,6 +62,10 @@ func NewMetrics() *Metrics {
 	ends := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "kiln_environments_ended_total", Help: "Environments of which nothing is left, by why they ended.",
 	}, []string{"reason"})
+	waits := prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		Name: "kiln_queue_duration_seconds", Help: "Time that invocations waited for room, by whether there was some.", Buckets: waitBuckets,
+	}, []string{"served"})
+	m.served, m.unserved = waits.WithLabelValues("true"), waits.WithLabelValues("false")
 	for o := range m.outcomes {
 		m.outcomes[o] = invocations.WithLabelValues(kiln.Outcome(o).String())
 	}
@@ -72,7 +79,7 @@ func NewMetrics() *Metrics {
 		m.ends[e] = ends.WithLabelValues(fleet.End(e).String())
 	}
 	m.registry.MustRegister(
-		invocations, durations, m.starts, m.phases, ends,
+		invocations, durations, m.starts, m.phases, ends, waits,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 	)
 	return m
@@ -100,6 +107,15 @@ func denial(err error) string {
 	default:
 		return refused
 	}
+}
+
+// Waited counts an invocation that has waited for room.
+func (m *Metrics) Waited(took time.Duration, served bool) {
+	if served {
+		m.served.Observe(took.Seconds())
+		return
+	}
+	m.unserved.Observe(took.Seconds())
 }
 
 // Started counts an environment that has started, and what that took: t its parts, total all of it. The runtime must be one that the

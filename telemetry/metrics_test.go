@@ -25,6 +25,7 @@ func sources() Sources {
 		Environments: func() map[string]int {
 			return map[string]int{"starting": 1, "idle": 2, "busy": 3, "stopping": 4}
 		},
+		Queue:       func() int { return 7 },
 		Memory:      func() (int, int) { return 160, 1024 },
 		Sandboxes:   func() (SandboxUsage, error) { return SandboxUsage{1 << 20, 1500 * time.Millisecond, 5}, nil },
 		LogsDropped: func() int64 { return 6 },

@@ -14,6 +14,8 @@ type Sources struct {
 	Yielded func() int
 	// Environments is how many there are, by state.
 	Environments func() map[string]int
+	// Queue is how many invocations wait for room.
+	Queue func() int
 	// Memory is what is promised to sandboxes, and what may be.
 	Memory func() (promisedMB, totalMB int)
 	// Sandboxes is what all of them use.
@@ -49,6 +51,7 @@ var (
 	poolGoal       = desc("kiln_pool_goal", "Sandboxes that are to wait for a function.", "runtime")
 	poolEvictions  = desc("kiln_pool_evictions_total", "Waiting sandboxes that were given up for their memory.")
 	environments   = desc("kiln_environments", "Environments that there are.", "state")
+	queueWaiting   = desc("kiln_queue_waiting", "Invocations that wait for room for an environment.")
 	memoryPromised = desc("kiln_memory_promised_megabytes", "Memory that environments and waiting sandboxes are promised.")
 	memoryTotal    = desc("kiln_memory_total_megabytes", "Memory that environments and waiting sandboxes may be promised.")
 	sandboxMemory  = desc("kiln_sandboxes_memory_bytes", "Memory that all sandboxes use, without cached files.")
@@ -60,7 +63,7 @@ var (
 // Describe implements prometheus.Collector.
 func (s *sampler) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		poolWaiting, poolGoal, poolEvictions, environments, memoryPromised, memoryTotal, sandboxMemory, sandboxCPU, outOfMemory, logsDropped,
+		poolWaiting, poolGoal, poolEvictions, environments, queueWaiting, memoryPromised, memoryTotal, sandboxMemory, sandboxCPU, outOfMemory, logsDropped,
 	} {
 		ch <- d
 	}
@@ -82,6 +85,7 @@ func (s *sampler) Collect(ch chan<- prometheus.Metric) {
 	for state, n := range s.sources.Environments() {
 		gauge(environments, n, state)
 	}
+	gauge(queueWaiting, s.sources.Queue())
 	promised, total := s.sources.Memory()
 	gauge(memoryPromised, promised)
 	gauge(memoryTotal, total)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"kiln/invoke/assignment"
 	"kiln/telemetry"
 	"kiln/worker"
 	"kiln/worker/environment"
@@ -10,11 +11,12 @@ import (
 
 // sources are the parts of a node that metrics are read from.
 type sources struct {
-	engine  *gvisor.Engine
-	spares  *pool.Pool[*environment.Spare]
-	workers *worker.Node
-	memory  *worker.Memory
-	logs    *telemetry.FunctionLogs
+	engine   *gvisor.Engine
+	spares   *pool.Pool[*environment.Spare]
+	workers  *worker.Node
+	memory   *worker.Memory
+	logs     *telemetry.FunctionLogs
+	assigner *assignment.Assigner
 }
 
 // telemetry is s as telemetry reads it.
@@ -23,6 +25,7 @@ func (s sources) telemetry() telemetry.Sources {
 		Pool:         s.pool,
 		Yielded:      s.spares.Yielded,
 		Environments: s.environments,
+		Queue:        s.assigner.Waiting,
 		Memory:       func() (int, int) { return s.memory.Reserved(), s.memory.Total() },
 		Sandboxes:    s.sandboxes,
 		LogsDropped:  s.logs.Dropped,

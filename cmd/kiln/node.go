@@ -159,8 +159,10 @@ func (n *node) layers(ctx context.Context) ([]layer, error) {
 	var assigner *assignment.Assigner // which asks the worker, which tells it
 	ended := func(id fleet.EnvironmentID) { assigner.Ended(id) }
 	workers := worker.New(worker.Config{Preparer: host, Memory: memory, Ended: ended, Observer: n.metrics, Log: n.log})
-	n.metrics.Sample(sources{engine, spares, workers, memory, logs}.telemetry())
-	assigner = assignment.New(assignment.Config{Worker: workers, IdleTimeout: n.idle, MaxAge: n.age})
+	assigner = assignment.New(assignment.Config{
+		Worker: workers, IdleTimeout: n.idle, MaxAge: n.age, MaxWaiting: n.queue, MaxWait: n.queueWait, Observer: n.metrics,
+	})
+	n.metrics.Sample(sources{engine, spares, workers, memory, logs, assigner}.telemetry())
 	limits := n.limits()
 	limiter := admission.New(admission.Config{Concurrency: limits, Starts: n.starts, StartsPer: n.startsPer})
 	view := catalog.NewView(catalog.ViewConfig{

@@ -40,6 +40,9 @@ type options struct {
 	poolMB int
 	// idle and age are how long an environment may be idle, and live.
 	idle, age time.Duration
+	// queue and queueWait are how many invocations may wait for room, and for how long.
+	queue     int
+	queueWait time.Duration
 	drain     time.Duration
 	// concurrency is for accounts that accounts, ACCOUNT=N, does not name.
 	concurrency int
@@ -53,6 +56,9 @@ type options struct {
 
 // minLife is the least that an environment may be idle and live: with less, starting would be all that a node does.
 const minLife = time.Second
+
+// minWait is about what it takes to end one environment and start another.
+const minWait = 100 * time.Millisecond
 
 const (
 	authSigV4 = "sigv4"
@@ -108,6 +114,8 @@ func serveCommand() *cobra.Command {
 	f.DurationVar(&o.idle, "idle-timeout", assignment.DefaultIdleTimeout, "how long an execution environment may be idle before it ends")
 	f.DurationVar(&o.age, "max-age", assignment.DefaultMaxAge, "how old an execution environment may become before it ends, once idle; up to a tenth less")
 	o.concurrencyFlags(c)
+	f.IntVar(&o.queue, "queue", assignment.DefaultMaxWaiting, "how many invocations may wait while there is no memory for their environments")
+	f.DurationVar(&o.queueWait, "queue-wait", assignment.DefaultMaxWait, "how long one may wait before it is refused")
 	f.DurationVar(&o.drain, "drain", 30*time.Second, "how long invocations that run at SIGTERM may take")
 	return c
 }
@@ -139,6 +147,12 @@ func (o *options) validate() error {
 	}
 	if o.idle < minLife {
 		faults = append(faults, fmt.Errorf("--idle-timeout %v: want %v or more", o.idle, minLife))
+	}
+	if o.queue < 1 {
+		faults = append(faults, fmt.Errorf("--queue %d: want 1 or more", o.queue))
+	}
+	if o.queueWait < minWait {
+		faults = append(faults, fmt.Errorf("--queue-wait %v: want %v or more", o.queueWait, minWait))
 	}
 	if o.age < minLife {
 		faults = append(faults, fmt.Errorf("--max-age %v: want %v or more", o.age, minLife))

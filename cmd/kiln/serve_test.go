@@ -10,6 +10,7 @@ func TestFlagsAreRefusedInPlainWords(t *testing.T) {
 	good := options{
 		listen: "127.0.0.1:9600", auth: authSigV4, logFormat: "text", drain: time.Second, egress: egressInternet, idle: time.Minute, age: time.Hour,
 		concurrency: 1000, starts: 1000, startsPer: 10 * time.Second,
+		queue: 1, queueWait: time.Second,
 	}
 	if err := good.validate(); err != nil {
 		t.Fatal(err)
@@ -28,6 +29,8 @@ func TestFlagsAreRefusedInPlainWords(t *testing.T) {
 		"drain":             {func(o *options) { o.drain = 0 }, "--drain"},
 		"idle timeout":      {func(o *options) { o.idle = 0 }, "--idle-timeout"},
 		"age":               {func(o *options) { o.age = time.Millisecond }, "--max-age"},
+		"queue":             {func(o *options) { o.queue = 0 }, "--queue 0"},
+		"queue wait":        {func(o *options) { o.queueWait = time.Millisecond }, "--queue-wait"},
 		"memory":            {func(o *options) { o.memoryMB = -1 }, "--memory"},
 		"runtime":           {func(o *options) { o.runtimes = []string{"python3.13"} }, "--runtime"},
 		"egress":            {func(o *options) { o.egress = "lan" }, "--egress"},
