@@ -64,6 +64,7 @@ type Assigner struct {
 	// queue is who holds memory, in MB, and who waits for it.
 	queue   *fairqueue.Queue[*waiter] // +checklocks:mu
 	breaker *breaker                  // +checklocks:mu
+	granted time.Time                 // +checklocks:mu when one who waited was last given something
 	closed  bool                      // +checklocks:mu nobody may wait any more
 
 	// wake tells Run that some are doomed, or wait; one token is enough.

@@ -17,7 +17,8 @@ const (
 	shortageMemory = 10 * time.Second
 	// protection is for how long an idle environment is kept for a function that owes nobody: its calls may be that far apart.
 	protection = 5 * time.Second
-	// lookForRoom is how often those who wait look for room that nobody has told of: in another process, or no longer protected.
+	// lookForRoom is how long nobody has been given room before one of those who wait looks for some that nobody has told of: in another
+	// process, or no longer protected. Those who look would take from the others what was freed for them.
 	lookForRoom = 100 * time.Millisecond
 )
 
@@ -144,6 +145,7 @@ func (a *Assigner) pass(now time.Time, s Start) {
 	if next == nil {
 		return
 	}
+	a.granted = now
 	w := next.Item
 	if a.table.Serves(s.ID, w.version.Deployment) {
 		a.table.Pass(s.ID)
@@ -170,14 +172,18 @@ func (a *Assigner) letGo(now time.Time, s Start) {
 func (a *Assigner) grantNext(now time.Time) {
 	if next := a.queue.Next(now); next != nil {
 		a.hold(now, next.Item.version, 1)
+		a.granted = now
 		next.Item.grants <- grant{}
 	}
 }
 
+// offer lets one who waits look for room, if nobody has been given any for a while.
 func (a *Assigner) offer(now time.Time) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.grantNext(now)
+	if now.Sub(a.granted) >= lookForRoom {
+		a.grantNext(now)
+	}
 }
 
 // refuseAll lets nobody wait any more.

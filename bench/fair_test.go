@@ -1,0 +1,134 @@
+package bench
+
+import (
+	"fmt"
+	"io"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/lambda"
+
+	"kiln/kilntest"
+)
+
+const (
+	// fairPairs are measured with and without aggressors, in turns.
+	fairPairs = 5
+	// victimCalls are the victim's in each half of a pair.
+	victimCalls = 200
+	// aggressorCallers call all the time, all aggressors together.
+	aggressorCallers = 900
+	// environmentMB is what an environment of 128 MB is promised.
+	environmentMB = 160
+)
+
+// BenchmarkFairness measures a function whose calls come one after the other beside functions with many more callers than the machine
+// has room for. Sandboxes are real. The aggressors' calls take 250 ms, the victim's 10.
+func BenchmarkFairness(b *testing.B) {
+	w := table(b, "1 victim, 900 other callers | room for | P50 alone | P50 beside | P99 alone ms | P99 beside | x (median of 5) | wait | others/s")
+	for _, aggressors := range []int{10} {
+		room := max(24, aggressors+28)
+		n := kilntest.Start(b, "--memory", fmt.Sprint(room*environmentMB), "--pool", "0")
+		deploySleeper(b, n, "victim", 0.01)
+		var others []string
+		for i := range aggressors {
+			others = append(others, fmt.Sprint("aggressor", i))
+			deploySleeper(b, n, others[i], 0.25)
+		}
+		f := &fairness{b: b, n: n, others: others}
+		f.crowd(func() { measure(b, n.Client(), "victim", victimCalls) }) // all environments have started
+		var alone, beside, ratios []float64
+		var p50alone, p50beside []float64
+		for range fairPairs {
+			d := measure(b, n.Client(), "victim", victimCalls)
+			p50alone, alone = append(p50alone, float64(at(d, 50))), append(alone, float64(at(d, 99)))
+			f.crowd(func() { d = measure(b, n.Client(), "victim", victimCalls) })
+			p50beside, beside = append(p50beside, float64(at(d, 50))), append(beside, float64(at(d, 99)))
+			ratios = append(ratios, beside[len(beside)-1]/alone[len(alone)-1])
+		}
+		fmt.Fprintf(w, "%d functions\t%d\t%s\t%s\t%s\t%s\t%.2f\t%d\t%.0f\t\n", aggressors, room, milli(p50alone), milli(p50beside),
+			milli(alone), milli(beside), median(ratios), f.waited, f.rate)
+		n.Stop()
+	}
+}
+
+func milli(d []float64) string { return ms(time.Duration(median(d))) }
+
+func median(all []float64) float64 {
+	slices.Sort(all)
+	return all[len(all)/2]
+}
+
+func deploySleeper(b *testing.B, n *kilntest.Node, name string, seconds float64) {
+	source := fmt.Sprintf("import time\ndef handler(event, context):\n    time.sleep(%v)\n    return event\n", seconds)
+	n.Deploy(b.Context(), kilntest.Function{Name: name, Runtime: n.Runtime("python3"), MemoryMB: 128, Zip: kilntest.Zip(b, map[string]string{"index.py": source})})
+}
+
+// fairness is a node and the functions that are called too much.
+type fairness struct {
+	b      *testing.B
+	n      *kilntest.Node
+	others []string
+	// waited is how many waited in the middle of the last crowd, and rate how many others were answered a second.
+	waited int
+	rate   float64
+}
+
+// crowd does what is measured while the others are called.
+func (f *fairness) crowd(measured func()) {
+	var stop atomic.Bool
+	var answered atomic.Int64
+	var wg sync.WaitGroup
+	for i := range aggressorCallers {
+		name := f.others[i%len(f.others)]
+		wg.Go(func() {
+			for !stop.Load() {
+				if _, err := f.n.Client().Invoke(f.b.Context(), &lambda.InvokeInput{FunctionName: aws.String(name), Payload: payload}); err == nil {
+					answered.Add(1)
+				}
+			}
+		})
+	}
+	f.awaitCrowd()
+	begun, before := time.Now(), answered.Load()
+	measured()
+	f.rate = float64(answered.Load()-before) / time.Since(begun).Seconds()
+	f.waited = f.waiting()
+	stop.Store(true)
+	wg.Wait()
+}
+
+// awaitCrowd returns when most of the others wait.
+func (f *fairness) awaitCrowd() {
+	again := time.NewTicker(100 * time.Millisecond)
+	defer again.Stop()
+	for f.waiting() < aggressorCallers/2 {
+		<-again.C
+	}
+}
+
+// waiting is how many invocations wait for room.
+func (f *fairness) waiting() int {
+	res, err := http.Get(f.n.Metrics())
+	if err != nil {
+		f.b.Fatal(err)
+	}
+	defer res.Body.Close()
+	text, err := io.ReadAll(res.Body)
+	if err != nil {
+		f.b.Fatal(err)
+	}
+	for line := range strings.Lines(string(text)) {
+		var n int
+		if _, err := fmt.Sscanf(line, "kiln_queue_waiting %d", &n); err == nil {
+			return n
+		}
+	}
+	return 0
+}
