@@ -87,10 +87,11 @@ func (s Start) String() string {
 	return fmt.Sprintf("Start(%d)", uint8(s))
 }
 
-// Timing says where the time of an invocation went. All but Handler are zero for a warm start.
+// Timing says where the time of an invocation went. All but Queue and Handler are zero for a warm start.
 type Timing struct {
 	Start Start
-	// Queue is what the start waited for others: for memory of theirs that was being given back, and for its turn to boot a sandbox.
+	// Queue is what the invocation waited for others: for room, where there was none, for memory of theirs that was being given back, and
+	// for its turn to boot a sandbox. A warm start may have waited too.
 	Queue time.Duration
 	// Sandbox is from there until the sandbox's first process runs; zero if one was booted ahead.
 	Sandbox time.Duration

@@ -129,13 +129,14 @@ func (a *Assigner) Invoke(ctx context.Context, v *kiln.Version, inv kiln.Invocat
 
 // invoke runs inv once. If the result is Unsettled it releases the lease, when the environment is free.
 func (a *Assigner) invoke(ctx context.Context, v *kiln.Version, inv kiln.Invocation, lease admission.Lease) (kiln.Result, error) {
-	id, err := a.acquire(ctx, v, lease)
+	id, waited, err := a.acquire(ctx, v, lease)
 	if err != nil {
 		return kiln.Result{}, err
 	}
 	work, cancel := working(ctx, v)
 	defer cancel()
 	res, reusable, err := a.cfg.Worker.Invoke(work, id, inv)
+	res.Timing.Queue += waited
 	done := func(reusable bool) { a.release(v, id, reusable, err == nil && res.Outcome == kiln.InitFailed) }
 	if res.Unsettled {
 		a.cfg.Worker.Settle(id, func(reusable bool) { done(reusable); lease.Release(time.Now()) })
@@ -150,30 +151,29 @@ func working(ctx context.Context, v *kiln.Version) (context.Context, context.Can
 	return context.WithTimeout(context.WithoutCancel(ctx), v.Timeout+startAllowance)
 }
 
-// acquire takes an idle environment or starts one, if the lease allows it.
-func (a *Assigner) acquire(ctx context.Context, v *kiln.Version, lease admission.Lease) (fleet.EnvironmentID, error) {
+// acquire takes an idle environment or starts one, if the lease allows it. waited is how long it waited for room.
+func (a *Assigner) acquire(ctx context.Context, v *kiln.Version, lease admission.Lease) (id fleet.EnvironmentID, waited time.Duration, err error) {
 	a.mu.Lock()
+	defer a.mu.Unlock()
 	id, ok := a.table.Take(v.Deployment)
 	if ok {
-		a.mu.Unlock()
-		return id, nil
+		return id, 0, nil
 	}
-	defer a.mu.Unlock()
-	id, err := a.obtain(ctx, v, lease)
-	if err != nil {
+	w := &waiter{version: v, grants: make(chan grant, 1)}
+	if id, err = a.obtain(ctx, w, lease); err != nil {
 		a.table.Cancel(v.Deployment)
 	}
-	return id, err
+	return id, w.waited, err
 }
 
-// obtain starts an environment for v, of which the table has none that is idle, or is passed one while it waits for room.
+// obtain starts an environment for w, of whose version the table has none that is idle, or is passed one while w waits for room.
 //
 // +checklocks:a.mu
-func (a *Assigner) obtain(ctx context.Context, v *kiln.Version, lease admission.Lease) (fleet.EnvironmentID, error) {
+func (a *Assigner) obtain(ctx context.Context, w *waiter, lease admission.Lease) (fleet.EnvironmentID, error) {
+	v := w.version
 	if err := a.breaker.check(v.Deployment, time.Now()); err != nil {
 		return "", err
 	}
-	w := &waiter{version: v, grants: make(chan grant, 1)}
 	if a.queue.Waiting() > 0 {
 		if err := a.wait(ctx, w); err != nil || w.got.passed {
 			return w.got.id, err

@@ -28,6 +28,7 @@ type waiter struct {
 	// grants has room for the one grant that there is for each time that it waits.
 	grants chan grant
 	got    grant
+	waited time.Duration
 	// queued is its place while it waits, and the last one otherwise; nil if it has never waited.
 	queued *fairqueue.Waiter[*waiter]
 }
@@ -86,10 +87,12 @@ func (a *Assigner) wait(ctx context.Context, w *waiter) error {
 	a.awake()
 	a.mu.Unlock()
 	err := a.listen(ctx, w)
+	took := time.Since(begun)
 	if a.cfg.Observer != nil {
-		a.cfg.Observer.Waited(time.Since(begun), err == nil)
+		a.cfg.Observer.Waited(took, err == nil)
 	}
 	a.mu.Lock()
+	w.waited += took
 	return err
 }
 
