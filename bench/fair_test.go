@@ -32,7 +32,7 @@ const (
 // has room for. Sandboxes are real. The aggressors' calls take 250 ms, the victim's 10.
 func BenchmarkFairness(b *testing.B) {
 	w := table(b, "1 victim, 900 other callers | room for | P50 alone | P50 beside | P99 alone ms | P99 beside | x (median of 5) | wait | others/s")
-	for _, aggressors := range []int{10} {
+	for _, aggressors := range []int{1, 10, 100} {
 		room := max(24, aggressors+28)
 		n := kilntest.Start(b, "--memory", fmt.Sprint(room*environmentMB), "--pool", "0")
 		deploySleeper(b, n, "victim", 0.01)
