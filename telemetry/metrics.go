@@ -1,6 +1,7 @@
 package telemetry
 
 import (
+	"errors"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -18,6 +19,14 @@ const (
 	failed      = "failed"
 )
 
+// limits are the words of the label limit for the Reasons of throttled invocations.
+var limits = map[string]string{
+	kiln.ConcurrencyExceeded:         "concurrency",
+	kiln.ReservedConcurrencyExceeded: "reserved_concurrency",
+	kiln.RateExceeded:                "rate",
+	kiln.ReservedRateExceeded:        "reserved_rate",
+}
+
 // Bounds of the histograms' buckets, in seconds: an invocation takes from what a warm one does to the longest timeout, a start from
 // an adopted Python process to an INIT that runs out of time twice.
 var (
@@ -32,8 +41,10 @@ type Metrics struct {
 	registry *prometheus.Registry
 
 	// outcomes and durations are looked up once, because a lookup takes a lock.
-	outcomes  [kiln.Crashed + 1]prometheus.Counter
-	denials   map[string]prometheus.Counter
+	outcomes [kiln.Crashed + 1]prometheus.Counter
+	denials  map[string]prometheus.Counter
+	// throttles are by Reason.
+	throttles map[string]prometheus.Counter
 	durations [kiln.Restarted + 1]prometheus.Observer
 
 	starts *prometheus.HistogramVec
@@ -45,7 +56,7 @@ type Metrics struct {
 
 // NewMetrics returns metrics of which nothing has been counted.
 func NewMetrics() *Metrics {
-	m := &Metrics{registry: prometheus.NewRegistry(), denials: make(map[string]prometheus.Counter)}
+	m := &Metrics{registry: prometheus.NewRegistry(), denials: make(map[string]prometheus.Counter), throttles: make(map[string]prometheus.Counter)}
 	invocations := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "kiln_invocations_total", Help: "Invocations, by how they ended.",
 	}, []string{"outcome"})
@@ -72,6 +83,12 @@ func NewMetrics() *Metrics {
 	for _, o := range []string{throttled, refused, unavailable, failed} {
 		m.denials[o] = invocations.WithLabelValues(o)
 	}
+	throttles := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "kiln_throttled_invocations_total", Help: "Invocations that were throttled, by the limit.",
+	}, []string{"limit"})
+	for reason, limit := range limits {
+		m.throttles[reason] = throttles.WithLabelValues(limit)
+	}
 	for s := range m.durations {
 		m.durations[s] = durations.WithLabelValues(kiln.Start(s).String())
 	}
@@ -79,7 +96,7 @@ func NewMetrics() *Metrics {
 		m.ends[e] = ends.WithLabelValues(fleet.End(e).String())
 	}
 	m.registry.MustRegister(
-		invocations, durations, m.starts, m.phases, ends, waits,
+		invocations, throttles, durations, m.starts, m.phases, ends, waits,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 	)
 	return m
@@ -89,10 +106,22 @@ func NewMetrics() *Metrics {
 func (m *Metrics) Invoked(res *kiln.Result, err error, took time.Duration) {
 	if err != nil {
 		m.denials[denial(err)].Inc()
+		m.throttled(err)
 		return
 	}
 	m.outcomes[res.Outcome].Inc()
 	m.durations[res.Timing.Start].Observe(took.Seconds())
+}
+
+// throttled counts an invocation by the limit that it met, if it met one.
+func (m *Metrics) throttled(err error) {
+	e, ok := errors.AsType[*kiln.Error](err)
+	if !ok {
+		return
+	}
+	if counter, ok := m.throttles[e.Reason]; ok {
+		counter.Inc()
+	}
 }
 
 // denial is the word for why an invocation did not run.

@@ -148,7 +148,7 @@ func TestInvocationsAreCountedByOutcome(t *testing.T) {
 	ran := &kiln.Result{Outcome: kiln.TimedOut, Timing: kiln.Timing{Start: kiln.Adopted}}
 	m.Invoked(ran, nil, time.Second)
 	for _, err := range []error{
-		errors.New("broken"), kiln.Errorf(kiln.TooManyRequests, "Rate Exceeded."), kiln.Errorf(kiln.Unavailable, "no room"),
+		errors.New("broken"), &kiln.Error{Kind: kiln.TooManyRequests, Reason: kiln.ReservedConcurrencyExceeded}, kiln.Errorf(kiln.Unavailable, "no room"),
 		kiln.Errorf(kiln.ResourceNotFound, "none"), kiln.Errorf(kiln.InvalidRuntime, "none"),
 	} {
 		m.Invoked(&kiln.Result{}, err, time.Second)
@@ -161,6 +161,8 @@ func TestInvocationsAreCountedByOutcome(t *testing.T) {
 		"kiln_invocations_total outcome=succeeded":                                0,
 		"kiln_invocations_total outcome=failed":                                   1,
 		"kiln_invocations_total outcome=throttled":                                1,
+		"kiln_throttled_invocations_total limit=reserved_concurrency":             1,
+		"kiln_throttled_invocations_total limit=concurrency":                      0,
 		"kiln_invocations_total outcome=unavailable":                              1,
 		"kiln_invocations_total outcome=refused":                                  2,
 		"kiln_invocation_duration_seconds start=adopted":                          1,

@@ -15,8 +15,8 @@ import (
 	"kiln/kilntest"
 )
 
-// sleeper sleeps for as many seconds as the event says.
-const sleeper = "import time\ndef handler(event, context):\n    time.sleep(event)\n    return event\n"
+// sleeps sleeps for as many seconds as the event says.
+const sleeps = "import time\ndef handler(event, context):\n    time.sleep(event)\n    return event\n"
 
 // throttle invokes a function and returns the reason why it was throttled, "" if it was not.
 func throttle(t *testing.T, n *kilntest.Node, function, payload string) string {
@@ -66,7 +66,7 @@ func reserve(t *testing.T, n *kilntest.Node, function, places string) {
 
 func TestReservedConcurrencyGates(t *testing.T) {
 	n := kilntest.Start(t)
-	n.Deploy(t.Context(), kilntest.Function{Name: "f", Zip: python(t, sleeper)})
+	n.Deploy(t.Context(), kilntest.Function{Name: "f", Zip: python(t, sleeps)})
 	if got := throttle(t, n, "f", "0"); got != "" {
 		t.Fatalf("without a reservation: %s", got)
 	}
@@ -99,7 +99,7 @@ func TestReservedConcurrencyGates(t *testing.T) {
 func TestTheAccountsLimitsGate(t *testing.T) {
 	n := kilntest.Start(t, "--account-concurrency", kilntest.Account+"=1", "--scale-starts", "2", "--scale-period", "1h")
 	for _, name := range []string{"f", "g"} {
-		n.Deploy(t.Context(), kilntest.Function{Name: name, Timeout: 4, Zip: python(t, sleeper)})
+		n.Deploy(t.Context(), kilntest.Function{Name: name, Timeout: 4, Zip: python(t, sleeps)})
 	}
 	settings, err := n.Client().GetAccountSettings(t.Context(), &lambda.GetAccountSettingsInput{})
 	if err != nil || settings.AccountLimit.ConcurrentExecutions != 1 || aws.ToInt32(settings.AccountLimit.UnreservedConcurrentExecutions) != 1 {
@@ -108,16 +108,13 @@ func TestTheAccountsLimitsGate(t *testing.T) {
 	if got := second(t, n, "f", "g"); got != kiln.ConcurrencyExceeded {
 		t.Errorf("the second call of the account: %q", got)
 	}
-	rate := 0
-	for rate = 0; rate < 1000; rate++ {
-		if got := throttle(t, n, "f", "0"); got != "" {
-			if got != kiln.RateExceeded {
-				t.Errorf("too many calls: %q", got)
-			}
-			break
-		}
+	got := ""
+	for calls := 0; got == "" && calls < 1000; calls++ {
+		got = throttle(t, n, "f", "0")
 	}
-	t.Logf("%d calls went through until the rate was used up", rate)
+	if got != kiln.RateExceeded {
+		t.Errorf("a thousand calls, one after another: %q", got)
+	}
 	<-time.After(time.Second)
 	// Each of these ends its environment, the third needs one that may not be started.
 	for i, want := range []string{"", "", kiln.RateExceeded} {

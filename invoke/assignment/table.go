@@ -166,7 +166,10 @@ func (t *Table) forget(d string) {
 // unlist takes an environment from the idle ones.
 func (t *Table) unlist(e *environment) {
 	dep := t.deployments[e.deployment]
-	i := slices.Index(dep.idle, e)
+	i := len(dep.idle) - 1
+	if dep.idle[i] != e { // only what is taken for an invocation is on top, and must not cost more the more are idle
+		i = slices.Index(dep.idle, e)
+	}
 	dep.idle = slices.Delete(dep.idle, i, i+1)
 	heap.Remove(&t.ranking, e.rank)
 }
