@@ -18,7 +18,8 @@ import (
 // sleeps sleeps for as many seconds as the event says.
 const sleeps = "import time\ndef handler(event, context):\n    time.sleep(event)\n    return event\n"
 
-// throttle invokes a function and returns the reason why it was throttled, "" if it was not.
+// throttle invokes a function and returns the reason why it was throttled, "" if it was not. Whether the answer says when to try again
+// is as on AWS: not for a function that is stopped.
 func throttle(t *testing.T, n *kilntest.Node, function, payload string) string {
 	t.Helper()
 	_, err := n.Client().Invoke(t.Context(), &lambda.InvokeInput{FunctionName: &function, Payload: []byte(payload)})
@@ -30,8 +31,13 @@ func throttle(t *testing.T, n *kilntest.Node, function, payload string) string {
 		t.Errorf("invoke %s: %v", function, err)
 		return ""
 	}
-	if aws.ToString(e.RetryAfterSeconds) == "" {
-		t.Error("nothing says when to try again")
+	c, err := n.Client().GetFunctionConcurrency(t.Context(), &lambda.GetFunctionConcurrencyInput{FunctionName: &function})
+	if err != nil {
+		t.Fatal(err)
+	}
+	isStopped := c.ReservedConcurrentExecutions != nil && *c.ReservedConcurrentExecutions == 0
+	if again := aws.ToString(e.RetryAfterSeconds); isStopped != (again == "") {
+		t.Errorf("%s may be tried again after %q seconds", function, again)
 	}
 	return string(e.Reason)
 }

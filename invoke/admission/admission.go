@@ -107,6 +107,8 @@ func (l *Limiter) Acquire(a kiln.AccountID, name kiln.FunctionName, now time.Tim
 func (f *function) admit(now time.Time) error {
 	a := f.account
 	switch {
+	case f.reserved == 0:
+		return throttled(kiln.ReservedConcurrencyExceeded, 0) // as AWS: to try again is of no use
 	case f.reserved != unreserved && f.running >= f.reserved:
 		return throttled(kiln.ReservedConcurrencyExceeded, retryConcurrency)
 	// An account that has just reserved something may have more running than what it shares is then.
@@ -237,6 +239,7 @@ func (l *Limiter) forget(now time.Time) {
 const retryConcurrency = time.Second
 
 // throttled is AWS's answer at a limit (https://docs.aws.amazon.com/lambda/latest/api/API_Invoke.html, TooManyRequestsException).
+// The caller may try again after wait, if that is not 0.
 func throttled(reason string, wait time.Duration) error {
 	e := kiln.Errorf(kiln.TooManyRequests, "Rate Exceeded.")
 	e.Reason, e.RetryAfter = reason, wait

@@ -78,7 +78,10 @@ func TestNothingReservedStopsAFunction(t *testing.T) {
 	l := limited(3)
 	l.Reserve(one, "f", new(0), start)
 	_, err := l.Acquire(one, "f", start)
-	wantThrottled(t, err, kiln.ReservedConcurrencyExceeded)
+	e, ok := errors.AsType[*kiln.Error](err)
+	if !ok || e.Reason != kiln.ReservedConcurrencyExceeded || e.RetryAfter != 0 {
+		t.Errorf("got %#v, want no time to try again", err)
+	}
 	for range 3 {
 		acquire(t, l, one, "g", start)
 	}
@@ -247,7 +250,9 @@ func compareWithModel(t *testing.T, steps []byte) {
 		case what < 32:
 			lease, err := l.Acquire(one, name, now)
 			if want := m.refusal(name); want != "" {
-				wantThrottled(t, err, want)
+				if e, ok := errors.AsType[*kiln.Error](err); !ok || e.Reason != want {
+					t.Fatalf("step %d: got %v, want %s", i, err, want)
+				}
 			} else if err != nil {
 				t.Fatalf("step %d: %v", i, err)
 			} else {
