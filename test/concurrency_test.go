@@ -15,9 +15,6 @@ import (
 	"kiln/kilntest"
 )
 
-// sleeps sleeps for as many seconds as the event says.
-const sleeps = "import time\ndef handler(event, context):\n    time.sleep(event)\n    return event\n"
-
 // throttle invokes a function and returns the reason why it was throttled, "" if it was not. Whether the answer says when to try again
 // is as on AWS: not for a function that is stopped.
 func throttle(t *testing.T, n *kilntest.Node, function, payload string) string {
@@ -72,7 +69,7 @@ func reserve(t *testing.T, n *kilntest.Node, function, places string) {
 
 func TestReservedConcurrencyGates(t *testing.T) {
 	n := kilntest.Start(t)
-	n.Deploy(t.Context(), kilntest.Function{Name: "f", Zip: python(t, sleeps)})
+	n.Deploy(t.Context(), kilntest.Function{Name: "f", Zip: python(t, sleeper)})
 	if got := throttle(t, n, "f", "0"); got != "" {
 		t.Fatalf("without a reservation: %s", got)
 	}
@@ -105,7 +102,7 @@ func TestReservedConcurrencyGates(t *testing.T) {
 func TestTheAccountsLimitsGate(t *testing.T) {
 	n := kilntest.Start(t, "--account-concurrency", kilntest.Account+"=1", "--scale-starts", "2", "--scale-period", "1h")
 	for _, name := range []string{"f", "g"} {
-		n.Deploy(t.Context(), kilntest.Function{Name: name, Timeout: 4, Zip: python(t, sleeps)})
+		n.Deploy(t.Context(), kilntest.Function{Name: name, Timeout: 4, Zip: python(t, sleeper)})
 	}
 	settings, err := n.Client().GetAccountSettings(t.Context(), &lambda.GetAccountSettingsInput{})
 	if err != nil || settings.AccountLimit.ConcurrentExecutions != 1 || aws.ToInt32(settings.AccountLimit.UnreservedConcurrentExecutions) != 1 {

@@ -12,16 +12,13 @@ import (
 	"kiln/kilntest"
 )
 
-// sleeps answers after as many seconds as the event says.
-const sleeps = "import time\ndef handler(event, context):\n    time.sleep(event)\n    return event\n"
-
 // twoEnvironments is memory for two environments of 128 MB, and none for sandboxes that wait.
 var twoEnvironments = []string{"--memory", "330", "--pool", "0"}
 
 func TestCallersWaitWhileTheMachineIsFull(t *testing.T) {
 	n := kilntest.Start(t, twoEnvironments...)
 	for _, name := range []string{"a", "b"} {
-		n.Deploy(t.Context(), kilntest.Function{Name: name, MemoryMB: 128, Timeout: 10, Zip: python(t, sleeps)})
+		n.Deploy(t.Context(), kilntest.Function{Name: name, MemoryMB: 128, Timeout: 10, Zip: python(t, sleeper)})
 	}
 	var wg sync.WaitGroup
 	for i := range 8 {
@@ -40,7 +37,7 @@ func TestCallersWaitWhileTheMachineIsFull(t *testing.T) {
 
 func TestWhoWaitsTooLongIsToldToComeBack(t *testing.T) {
 	n := kilntest.Start(t, append(twoEnvironments, "--queue-wait", "500ms")...)
-	n.Deploy(t.Context(), kilntest.Function{Name: "slow", MemoryMB: 128, Timeout: 60, Zip: python(t, sleeps)})
+	n.Deploy(t.Context(), kilntest.Function{Name: "slow", MemoryMB: 128, Timeout: 60, Zip: python(t, sleeper)})
 	n.Deploy(t.Context(), kilntest.Function{Name: "other", MemoryMB: 128, Zip: python(t, echo)})
 	var wg sync.WaitGroup
 	for range 2 {
