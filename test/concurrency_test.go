@@ -126,3 +126,27 @@ func TestTheAccountsLimitsGate(t *testing.T) {
 		}
 	}
 }
+
+func TestNoPlaceIsLost(t *testing.T) {
+	n := kilntest.Start(t, "--concurrency", "1")
+	n.Deploy(t.Context(), kilntest.Function{Name: "f", Timeout: 3, Zip: python(t,
+		"import os, time\ndef handler(event, context):\n    if event < 0: os._exit(3)\n    time.sleep(event)\n    return event\n")})
+	for _, c := range []struct{ how, payload string }{{"crashed", "-1"}, {"timed out", "9"}} {
+		fails(t, n, "f", c.payload)
+		if got := throttle(t, n, "f", "0"); got != "" {
+			t.Errorf("after one that %s: %s", c.how, got)
+		}
+	}
+	ctx, leave := context.WithTimeout(t.Context(), 500*time.Millisecond)
+	defer leave()
+	if _, err := n.Client().Invoke(ctx, &lambda.InvokeInput{FunctionName: aws.String("f"), Payload: []byte("2")}); err == nil {
+		t.Fatal("a call of two seconds was answered within half of one")
+	}
+	if got := throttle(t, n, "f", "0"); got != kiln.ConcurrencyExceeded {
+		t.Errorf("while the call runs that its caller has left: %q", got)
+	}
+	<-time.After(3 * time.Second) // it has ended by then
+	if got := throttle(t, n, "f", "0"); got != "" {
+		t.Errorf("after it: %s", got)
+	}
+}
