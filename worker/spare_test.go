@@ -342,6 +342,7 @@ exports.handler = async () => require('v8').getHeapStatistics().heap_size_limit 
 func TestTheMemoryOfASandboxThatWaitedIsTheFunctions(t *testing.T) {
 	r := newRack(t)
 	v := r.function(r.newest("python3"), 128, nil, map[string]string{"index.py": "def handler(e, c):\n    return len(bytearray(180 << 20))\n"})
+	v.Timeout = time.Minute // a fourteenth of a processor, on a machine whose memory is found when it is touched first
 	r.boot(runtime.Class{Runtime: v.Runtime, MemoryMB: 1769})
 	res, _ := r.call(v)
 	if !strings.Contains(string(res.Payload), "Runtime.OutOfMemory") {
