@@ -23,7 +23,7 @@ const (
 	// victimCalls are the victim's in each half of a pair.
 	victimCalls = 200
 	// aggressorCallers call all the time, all aggressors together.
-	aggressorCallers = 900
+	aggressorCallers = 10_000
 	// environmentMB is what an environment of 128 MB is promised.
 	environmentMB = 160
 )
@@ -31,10 +31,11 @@ const (
 // BenchmarkFairness measures a function whose calls come one after the other beside functions with many more callers than the machine
 // has room for. Sandboxes are real. The aggressors' calls take 250 ms, the victim's 10.
 func BenchmarkFairness(b *testing.B) {
-	w := table(b, "1 victim, 900 other callers | room for | P50 alone | P50 beside | P99 alone ms | P99 beside | x (median of 5) | wait | others/s")
+	w := table(b, "1 victim, 10,000 other callers | room for | P50 alone | P50 beside | P99 alone ms | P99 beside | x (median of 5) | wait | others/s")
 	for _, aggressors := range []int{1, 10, 100} {
 		room := max(24, aggressors+28)
-		n := kilntest.Start(b, "--memory", fmt.Sprint(room*environmentMB), "--pool", "0")
+		n := kilntest.Start(b, "--memory", fmt.Sprint(room*environmentMB), "--pool", "0",
+			"--concurrency", fmt.Sprint(2*aggressorCallers), "--queue", fmt.Sprint(2*aggressorCallers), "--queue-wait", "5m")
 		deploySleeper(b, n, "victim", 0.01)
 		var others []string
 		for i := range aggressors {

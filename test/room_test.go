@@ -1,6 +1,7 @@
 package test
 
 import (
+	"context"
 	"errors"
 	"sync"
 	"testing"
@@ -51,6 +52,30 @@ func TestWhoWaitsTooLongIsToldToComeBack(t *testing.T) {
 	}
 	wg.Wait()
 	call(t, n, "other", `1`)
+}
+
+func TestWhoHangsUpWaitsNoMore(t *testing.T) {
+	n := kilntest.Start(t, twoEnvironments...)
+	n.Deploy(t.Context(), kilntest.Function{Name: "slow", MemoryMB: 128, Timeout: 60, Zip: python(t, sleeper)})
+	n.Deploy(t.Context(), kilntest.Function{Name: "other", MemoryMB: 128, Zip: python(t, echo)})
+	var wg sync.WaitGroup
+	for range 2 {
+		wg.Go(func() { call(t, n, "slow", `5`) })
+	}
+	awaitMetric(t, n, "kiln_environments state=busy", 2)
+	ctx, hangUp := context.WithCancel(t.Context())
+	wg.Go(func() {
+		if _, err := n.Client().Invoke(ctx, &lambda.InvokeInput{FunctionName: aws.String("other"), Payload: []byte(`1`)}); err == nil {
+			t.Error("who hung up had an answer")
+		}
+	})
+	awaitMetric(t, n, "kiln_queue_waiting", 1)
+	hangUp()
+	awaitMetric(t, n, "kiln_queue_duration_seconds served=false", 1)
+	if got := scrape(t, n)["kiln_queue_waiting"]; got != 0 {
+		t.Errorf("%v wait", got)
+	}
+	wg.Wait()
 }
 
 func TestWhatKeepsFailingToInitializeIsRefused(t *testing.T) {
