@@ -24,7 +24,7 @@ FORCE:
 
 # Tests that drive a node use bin/kiln; the clients are those that users have.
 test: setup build lint
-	$(GO) test -race -p 1 -timeout 14m ./...
+	$(GO) test -race -p 1 -timeout 20m ./...
 
 bench: build
 	$(GO) test -run "^$$" -bench . -benchtime 1x -timeout 30m ./bench

@@ -1,6 +1,7 @@
 package test
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -22,6 +23,7 @@ import (
 var bombs = []struct {
 	name, source string
 	kinds        []string // the error types that are right; "" means an answer
+	timeout      int32    // in seconds; 0 means 4
 }{
 	{"forks", `
 import os
@@ -32,28 +34,28 @@ def handler(event, context):
         except OSError: continue
         if pid == 0:
             while True: pass
-`, []string{"Sandbox.Timedout", "Runtime.OutOfMemory", "Runtime.ExitError"}},
+`, []string{"Sandbox.Timedout", "Runtime.OutOfMemory", "Runtime.ExitError"}, 0},
 	{"memory", `
 def handler(event, context):
     b = []
     while True: b.append(bytearray(b'x' * (1 << 24)))
-`, []string{"Runtime.OutOfMemory"}},
+`, []string{"Runtime.OutOfMemory"}, untouched},
 	{"log", `
 import os
 def handler(event, context):
     line = b'x' * 65535 + b'\n'
     while True: os.write(1, line)
-`, []string{"Sandbox.Timedout"}},
+`, []string{"Sandbox.Timedout"}, 0},
 	{"longline", `
 import os
 def handler(event, context):
     for _ in range(100): os.write(2, b'x' * (1 << 16))
     return 1
-`, []string{""}},
+`, []string{""}, 0},
 	{"response", `
 def handler(event, context):
     return 'x' * (64 << 20)
-`, []string{"Function.ResponseSizeTooLarge", "Runtime.OutOfMemory"}},
+`, []string{"Function.ResponseSizeTooLarge", "Runtime.OutOfMemory"}, untouched},
 	{"disk", `
 def handler(event, context):
     with open('/tmp/big', 'wb') as f:
@@ -61,7 +63,7 @@ def handler(event, context):
             while True: f.write(b'x' * (1 << 20))
         except OSError as e:
             return e.errno
-`, []string{""}},
+`, []string{""}, 0},
 	{"files", `
 def handler(event, context):
     n = 0
@@ -70,17 +72,17 @@ def handler(event, context):
             open('/tmp/f%d' % n, 'w').close(); n += 1
     except OSError as e:
         return e.errno
-`, []string{"", "Sandbox.Timedout", "Runtime.OutOfMemory"}},
+`, []string{"", "Sandbox.Timedout", "Runtime.OutOfMemory"}, 0},
 	{"spin", `
 def handler(event, context):
     while True: pass
-`, []string{"Sandbox.Timedout"}},
+`, []string{"Sandbox.Timedout"}, 0},
 	{"protocol", `
 import os
 def handler(event, context):
     os.write(3, b'\xff' * 4096)
     return 1
-`, []string{"Runtime.Unknown", "Runtime.ExitError"}},
+`, []string{"Runtime.Unknown", "Runtime.ExitError"}, 0},
 }
 
 func TestBombsEndAsTheyShouldAndTheNodeGoesOn(t *testing.T) {
@@ -88,7 +90,7 @@ func TestBombsEndAsTheyShouldAndTheNodeGoesOn(t *testing.T) {
 	n.Deploy(t.Context(), kilntest.Function{Name: "peer", Zip: python(t, echo)})
 	for _, b := range bombs {
 		t.Run(b.name, func(t *testing.T) {
-			n.Deploy(t.Context(), kilntest.Function{Name: b.name, Timeout: 4, MemoryMB: 256, Zip: python(t, b.source)})
+			n.Deploy(t.Context(), kilntest.Function{Name: b.name, Timeout: cmp.Or(b.timeout, 4), MemoryMB: 256, Zip: python(t, b.source)})
 			out := call(t, n, b.name, `{}`)
 			kind := ""
 			if out.FunctionError != nil {

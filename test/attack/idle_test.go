@@ -13,7 +13,7 @@ import (
 
 func TestWhatAFunctionLeavesRunningRestsBetweenInvocations(t *testing.T) {
 	n := kilntest.Start(t, "--pool", "0")
-	n.Deploy(t.Context(), kilntest.Function{Name: "spins", MemoryMB: 512, Timeout: 1, Zip: program(t, "idle.py")})
+	n.Deploy(t.Context(), kilntest.Function{Name: "spins", MemoryMB: 512, Timeout: 10, Zip: program(t, "idle.py")})
 	answer[map[string]float64](t, n, "spins", `"start"`)
 	first := answer[map[string]float64](t, n, "spins", `"look"`)
 	if len(first) != 5 {

@@ -1,6 +1,7 @@
 package attack
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/lambda"
+	"github.com/aws/aws-sdk-go-v2/service/lambda/types"
 	"golang.org/x/sys/unix"
 
 	"kiln/kilntest"
@@ -156,8 +158,8 @@ func write(t *testing.T, path, text string) {
 	}
 }
 
-func TestANodeWithoutMemorySaysSoAtOnce(t *testing.T) {
-	n := kilntest.Start(t, "--memory", "200")
+func TestANodeWithoutMemorySaysSo(t *testing.T) {
+	n := kilntest.Start(t, "--memory", "200", "--queue-wait", "500ms")
 	for _, f := range []string{"busy", "late"} {
 		n.Deploy(t.Context(), kilntest.Function{Name: f, MemoryMB: 128, Timeout: 20, Zip: program(t, "sleep.py")})
 	}
@@ -171,10 +173,12 @@ func TestANodeWithoutMemorySaysSoAtOnce(t *testing.T) {
 		}
 	})
 	<-time.After(500 * time.Millisecond) // it runs by then
-	for _, f := range []string{"late", "large"} {
-		begun := time.Now()
-		_, err := n.Client().Invoke(t.Context(), &lambda.InvokeInput{FunctionName: &f, Payload: []byte(`0`)})
-		wantOwnFault(t, err, begun)
+	begun := time.Now()
+	_, err := n.Client().Invoke(t.Context(), &lambda.InvokeInput{FunctionName: aws.String("large"), Payload: []byte(`0`)})
+	wantOwnFault(t, err, begun) // it will never have room
+	_, err = n.Client().Invoke(t.Context(), &lambda.InvokeInput{FunctionName: aws.String("late"), Payload: []byte(`0`)})
+	if _, ok := errors.AsType[*types.TooManyRequestsException](err); !ok {
+		t.Errorf("who waited for memory is answered %v", err)
 	}
 	wg.Wait()
 	// What is idle gives way.
