@@ -47,11 +47,22 @@ type Event struct {
 	Synced bool
 }
 
+// Source is what a View is fed from: a Store, or one in another process. It is safe for concurrent use. Values handed out may not be
+// changed by who put them in.
+type Source interface {
+	// Get returns the record under k. A record that does not exist has Revision 0 and no error.
+	Get(ctx context.Context, k Key) (Record, error)
+
+	// Watch calls fn with every record whose key begins with prefix, then once with Synced, then with each later change in
+	// commit order, one call at a time, until ctx ends or fn returns an error, which Watch returns. A watcher that falls
+	// behind slows nobody: it reads on from the store, and may then see a record's newest value only.
+	Watch(ctx context.Context, prefix Key, fn func(Event) error) error
+}
+
 // Store keeps the catalog's records. It is safe for concurrent use. Values passed in belong to the store and values handed out
 // to the caller; neither may be changed afterwards.
 type Store interface {
-	// Get returns the record under k. A record that does not exist has Revision 0 and no error.
-	Get(ctx context.Context, k Key) (Record, error)
+	Source
 
 	// List returns up to limit records whose key begins with prefix and sorts after the key after, in key order.
 	List(ctx context.Context, prefix, after Key, limit int) ([]Record, error)
@@ -62,11 +73,6 @@ type Store interface {
 	// An error that wraps ErrRefused says that nothing was changed either: changes are not valid, ctx had ended before, or the
 	// store cannot write. After any other error the changes may have been made, or may yet appear after a restart.
 	Commit(ctx context.Context, changes ...Change) (Revision, error)
-
-	// Watch calls fn with every record whose key begins with prefix, then once with Synced, then with each later change in
-	// commit order, one call at a time, until ctx ends or fn returns an error, which Watch returns. A watcher that falls
-	// behind slows nobody: it reads on from the store, and may then see a record's newest value only.
-	Watch(ctx context.Context, prefix Key, fn func(Event) error) error
 }
 
 // FunctionKey is where the kiln.Function of that name is stored, as JSON.

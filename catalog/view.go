@@ -18,7 +18,7 @@ import (
 
 // ViewConfig says what a View shows and to whom it tells changes.
 type ViewConfig struct {
-	Store Store
+	Store Source
 	// Region appears in the ARNs of errors.
 	Region kiln.Region
 	// Retired is called with each deployment that is no longer current, because its function was changed or deleted or its
