@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -62,6 +63,30 @@ func Start(t testing.TB, args ...string) *Node {
 	n.Restart()
 	t.Cleanup(n.Stop)
 	return n
+}
+
+// StartRoles runs a node as two processes on one data directory: its control plane, and what serves clients, which alone has an
+// Endpoint.
+func StartRoles(t testing.TB, args ...string) (control, data *Node) {
+	t.Helper()
+	if os.Getuid() != 0 {
+		t.Skip("sandboxes need root")
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := l.Addr().String()
+	l.Close() // the node takes its place
+	dir := t.TempDir()
+	both := append([]string{"--listen", address}, args...)
+	control = &Node{t: t, Dir: dir, args: append([]string{"--role", "control"}, both...)}
+	data = &Node{t: t, Dir: dir, args: append([]string{"--role", "data"}, both...)}
+	for _, n := range []*Node{control, data} {
+		n.Restart()
+		t.Cleanup(n.Stop)
+	}
+	return control, data
 }
 
 // Binary is the path of bin/kiln, which `make build` makes.
@@ -244,7 +269,7 @@ func (n *Node) AWS(ctx context.Context, args ...string) (string, error) {
 	return string(out), err
 }
 
-var serving = regexp.MustCompile(`serving on (http://\S+)`)
+var serving = regexp.MustCompile(`(?:serving on (http://\S+)|control plane in )`)
 
 // transcript keeps a process's output and finds the endpoint in it.
 type transcript struct {

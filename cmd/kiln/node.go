@@ -16,11 +16,10 @@ import (
 	"golang.org/x/sys/unix"
 
 	"kiln"
-	"kiln/api"
 	"kiln/blob"
 	"kiln/catalog"
+	catalogremote "kiln/catalog/remote"
 	"kiln/control/account"
-	"kiln/control/deploy"
 	"kiln/fleet"
 	"kiln/frontend"
 	"kiln/frontend/sigv4"
@@ -56,51 +55,78 @@ const (
 // codeKeyBytes is the length of the key that signs the URLs of deployment packages.
 const codeKeyBytes = 32
 
-// maxPause bounds the pause before a part that failed is run again.
-const maxPause = 30 * time.Second
+const (
+	// maxPause bounds the pause before a part that failed is run again.
+	maxPause = 30 * time.Second
+	// maxViewPause is that of the catalog's view, whose other process may be back any time.
+	maxViewPause = time.Second
+)
 
-// serve runs a node until ctx ends.
-func serve(ctx context.Context, o options, log *slog.Logger) (err error) {
+// blobDir is where code is stored, below the data directory.
+const blobDir = "blobs"
+
+// serve runs a node, or one role of it, until ctx ends.
+func serve(ctx context.Context, o options, log *slog.Logger) error {
 	if err := os.MkdirAll(o.data, 0o700); err != nil {
 		return fmt.Errorf("make data directory: %w", err)
+	}
+	n := &node{options: o, log: log, metrics: telemetry.NewMetrics()}
+	if o.role == roleData {
+		n.source, n.blobs = catalogremote.NewClient(n.socket(catalogSocket)), blob.Attach(filepath.Join(o.data, blobDir))
+		return n.serveData(ctx)
 	}
 	db, err := pebblestore.Open(filepath.Join(o.data, "catalog"), pebblestore.Options{Logger: log})
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, db.Close()) }()
-	key, err := account.Ensure(ctx, db.Catalog(), o.data, o.first)
+	return errors.Join(n.serveStored(ctx, db.Catalog()), db.Close())
+}
+
+// serveStored runs a node, or its control plane, on a store.
+func (n *node) serveStored(ctx context.Context, store catalog.Store) error {
+	key, err := account.Ensure(ctx, store, n.data, n.first)
 	if err != nil {
 		return err
 	}
-	blobs, err := blob.Open(filepath.Join(o.data, "blobs"))
+	n.account = key.Account
+	blobs, err := blob.Open(filepath.Join(n.data, blobDir))
 	if err != nil {
 		return err
 	}
-	listener, err := net.Listen("tcp", o.listen)
-	if err != nil {
+	n.store, n.source, n.blobs = store, store, blobs
+	if n.role == roleControl {
+		return n.serveControl(ctx)
+	}
+	return n.serveData(ctx)
+}
+
+// serveData runs everything that a request of a client meets first, and the control plane too if there is a store.
+func (n *node) serveData(ctx context.Context) error {
+	var err error
+	if n.listener, err = net.Listen("tcp", n.listen); err != nil {
 		return fmt.Errorf("listen: %w", err)
 	}
-	n := &node{options: o, log: log, key: key, store: db.Catalog(), blobs: blobs, listener: listener, metrics: telemetry.NewMetrics()}
 	admin, err := n.adminLayers()
 	if err != nil {
-		return errors.Join(err, listener.Close())
+		return errors.Join(err, n.listener.Close())
 	}
 	layers, err := n.layers(ctx)
 	if err != nil {
-		return errors.Join(err, listener.Close(), n.closeAdmin())
+		return errors.Join(err, n.listener.Close(), n.closeAdmin())
 	}
 	// The lowest layer, so that it tells of a drain until that is over.
-	layers = append(admin, layers...)
-	return runLayers(ctx, layers...)
+	return runLayers(ctx, append(admin, layers...)...)
 }
 
 // node is the parts of a node, in the order in which they come to be.
 type node struct {
 	options
-	log      *slog.Logger
-	key      catalog.AccessKey
+	log *slog.Logger
+	// account is that of requests which nobody authenticates.
+	account kiln.AccountID
+	// store is nil in a process that the control plane is not in.
 	store    catalog.Store
+	source   catalog.Source
 	blobs    *blob.Dir
 	listener net.Listener
 	metrics  *telemetry.Metrics
@@ -166,22 +192,20 @@ func (n *node) layers(ctx context.Context) ([]layer, error) {
 	limits := n.limits()
 	limiter := admission.New(admission.Config{Concurrency: limits, Starts: n.starts, StartsPer: n.startsPer})
 	view := catalog.NewView(catalog.ViewConfig{
-		Store: n.store, Region: kiln.Region(n.region), Retired: assigner.Retire, Current: host.Expect, Log: n.log,
+		Store: n.source, Region: kiln.Region(n.region), Retired: assigner.Retire, Current: host.Expect, Log: n.log,
 		Reserved: func(a kiln.AccountID, f kiln.FunctionName, places *int) { limiter.Reserve(a, f, places, time.Now()) },
 	})
 	urls, err := n.codeURLs()
 	if err != nil {
 		return nil, err
 	}
-	control := deploy.New(deploy.Config{
-		Store: n.store, Blobs: n.blobs, Region: kiln.Region(n.region), CodeURL: urls.URL, Concurrency: limits, Log: n.log,
-	})
+	operations, control := n.control(urls)
 	invoker := invoker{&invoke.Service{
 		Resolver: view, Limiter: limiter, Runner: assigner, Observer: n.metrics,
 	}}
 	server, err := frontend.New(frontend.Config{
-		Listener: n.listener, Handlers: handlers(control, kiln.Region(n.region), invoker), Verifier: n.verifier(view, issuer),
-		Account: n.key.Account, Code: n.blobs, CodeURL: urls, Abandon: workers.Abandon, DrainTimeout: n.drain, Log: n.log,
+		Listener: n.listener, Handlers: append(operations, frontend.InvokeHandler(kiln.Region(n.region), invoker)), Verifier: n.verifier(view, issuer),
+		Account: n.account, Code: n.blobs, CodeURL: urls, Abandon: workers.Abandon, DrainTimeout: n.drain, Log: n.log,
 	})
 	if err != nil {
 		return nil, err
@@ -199,8 +223,8 @@ func (n *node) layers(ctx context.Context) ([]layer, error) {
 		{"sandbox pool", spares.Run},
 		{"worker", workers.Run},
 		{"assignment", assigner.Run},
-		n.restarted("catalog view", view.Run),
-		n.restarted("control plane", control.Run),
+		n.restarted("catalog view", maxViewPause, view.Run),
+		{"control plane", control},
 		{"frontend", func(ctx context.Context) error {
 			select {
 			case <-view.Synced():
@@ -211,11 +235,6 @@ func (n *node) layers(ctx context.Context) ([]layer, error) {
 			return server.Run(ctx)
 		}},
 	}, nil
-}
-
-// handlers are the operations that a node serves.
-func handlers(control *deploy.Service, region kiln.Region, i frontend.Invoker) []api.Handler {
-	return append(control.Handlers(), frontend.InvokeHandler(region, i))
 }
 
 // network returns what gives sandboxes their way to the internet, or nil if they have none.
@@ -271,25 +290,40 @@ func (n *node) verifier(view *catalog.View, issuer *identity.Issuer) *sigv4.Veri
 
 // codeURLs makes the URLs of deployment packages with a key that stays the same over restarts.
 func (n *node) codeURLs() (*frontend.CodeURL, error) {
-	path := filepath.Join(n.data, "code-url.key")
-	key, err := os.ReadFile(path)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("read key of code URLs: %w", err)
-	}
-	if len(key) != codeKeyBytes { // absent, or cut short by a crash: what it signed is good for minutes only
-		key = make([]byte, codeKeyBytes)
-		rand.Read(key) // never fails: crypto/rand
-		if err := os.WriteFile(path, key, 0o600); err != nil {
-			return nil, fmt.Errorf("write key of code URLs: %w", err)
-		}
+	key, err := sharedKey(filepath.Join(n.data, "code-url.key"))
+	if err != nil {
+		return nil, fmt.Errorf("key of code URLs: %w", err)
 	}
 	return &frontend.CodeURL{Endpoint: n.endpoint(), Key: key}, nil
+}
+
+// sharedKey returns the key in a file, which is made if there is none: the same to all processes, whichever comes first.
+func sharedKey(path string) ([]byte, error) {
+	key, err := os.ReadFile(path)
+	if err == nil && len(key) == codeKeyBytes || err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return key, err
+	}
+	_ = os.Remove(path) // one that was cut short: what it signed is good for minutes only
+	fresh := make([]byte, codeKeyBytes)
+	rand.Read(fresh) // never fails: crypto/rand
+	temp := fmt.Sprintf("%s.%d", path, os.Getpid())
+	if err := os.WriteFile(temp, fresh, 0o600); err != nil {
+		return nil, err
+	}
+	defer os.Remove(temp)
+	if err := os.Link(temp, path); err != nil && !errors.Is(err, fs.ErrExist) {
+		return nil, err
+	}
+	return os.ReadFile(path)
 }
 
 // endpoint is where clients reach the node.
 func (n *node) endpoint() string {
 	if n.options.endpoint != "" {
 		return strings.TrimSuffix(n.options.endpoint, "/")
+	}
+	if n.listener == nil {
+		return "http://" + n.listen // of the process that serves clients; validate wants its port
 	}
 	return urlOf(n.listener)
 }
@@ -347,13 +381,17 @@ func (i invoker) Check(ctx context.Context, t frontend.Target) error {
 }
 
 // restarted runs a part again when it fails, until ctx ends: the rest of the node serves from what it has meanwhile. The pause
-// between two runs doubles from a second.
-func (n *node) restarted(name string, run func(context.Context) error) layer {
+// between two runs doubles from a second to at most longest, and begins anew after a run that lasted.
+func (n *node) restarted(name string, longest time.Duration, run func(context.Context) error) layer {
 	return layer{name, func(ctx context.Context) error {
-		for pause := time.Second; ; pause = min(2*pause, maxPause) {
+		for pause := time.Second; ; pause = min(2*pause, longest) {
+			begun := time.Now()
 			err := run(ctx)
 			if ctx.Err() != nil {
 				return nil
+			}
+			if time.Since(begun) > longest {
+				pause = time.Second
 			}
 			n.log.Error("part failed and is run again", "part", name, "pause", pause, "err", err)
 			select {

@@ -23,6 +23,8 @@ import (
 
 // options are what `kiln serve` is told.
 type options struct {
+	// role is the part of a node that the process is, "" for all.
+	role      string
 	listen    string
 	admin     string
 	endpoint  string
@@ -72,7 +74,7 @@ func serveCommand() *cobra.Command {
 	var o options
 	c := &cobra.Command{
 		Use: "serve", Short: "Run a node", Args: cobra.NoArgs,
-		Long: "Run a node with all roles until SIGTERM or Ctrl-C.\n\n" +
+		Long: "Run a node, with all roles or with one, until SIGTERM or Ctrl-C.\n\n" +
 			"The first start creates an account and an access key, and writes the key to DIR/credentials in the form of the AWS shared\n" +
 			"credentials file. KILN_ACCOUNT_ID, KILN_ACCESS_KEY_ID and KILN_SECRET_ACCESS_KEY choose them.",
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -99,6 +101,7 @@ func serveCommand() *cobra.Command {
 		},
 	}
 	f := c.Flags()
+	f.StringVar(&o.role, "role", "", "run one part of a node: control, or data, which serves clients and runs functions; empty means both")
 	f.StringVar(&o.listen, "listen", "127.0.0.1:9600", "address of the API")
 	f.StringVar(&o.admin, "admin", "127.0.0.1:9601", "address of /metrics and /healthz, where nobody is authenticated; empty means none")
 	f.StringVar(&o.endpoint, "endpoint", "", "`URL` under which clients reach the API, for the URLs in answers; empty means the address it listens on")
@@ -165,6 +168,7 @@ func (o *options) validate() error {
 	}
 	faults = append(faults, o.validateAllow()...)
 	faults = append(faults, o.validateConcurrency()...)
+	faults = append(faults, o.validateRole()...)
 	for _, r := range o.runtimes {
 		if id, prefix, ok := strings.Cut(r, "="); !ok || id == "" || !filepath.IsAbs(prefix) {
 			faults = append(faults, fmt.Errorf("--runtime %s: want ID=PREFIX with an absolute path", r))
