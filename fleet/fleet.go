@@ -63,9 +63,11 @@ const (
 	OutOfMemory
 	// Crashed: the runtime or the sandbox ended by itself, or broke the protocol of invocations.
 	Crashed
+	// Orphaned: the process that had it started has ended.
+	Orphaned
 )
 
-var endNames = [...]string{"idle", "aged", "retired", "evicted", "drained", "init_failed", "timed_out", "out_of_memory", "crashed"}
+var endNames = [...]string{"idle", "aged", "retired", "evicted", "drained", "init_failed", "timed_out", "out_of_memory", "crashed", "orphaned"}
 
 // String returns the reason's name in lower case.
 func (e End) String() string {

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"os/exec"
@@ -50,6 +51,8 @@ type Node struct {
 	cmd  *exec.Cmd
 	wait func() error
 	out  *transcript
+	// host is the process that runs functions, nil if it is this one.
+	host *Node
 }
 
 // Start runs a node in a new data directory until the test ends. args are added to `kiln serve`. The test is skipped on a machine
@@ -65,9 +68,15 @@ func Start(t testing.TB, args ...string) *Node {
 	return n
 }
 
-// StartRoles runs a node as two processes on one data directory: its control plane, and what serves clients, which alone has an
-// Endpoint.
-func StartRoles(t testing.TB, args ...string) (control, data *Node) {
+// Roles is a node as several processes. Its Data alone has an Endpoint.
+type Roles struct {
+	Control, Data *Node
+	Workers       []*Node
+}
+
+// StartRoles runs a node as a process for its control plane, one that serves clients, and so many workers. args are added to those of
+// all.
+func StartRoles(t testing.TB, workers int, args ...string) *Roles {
 	t.Helper()
 	if os.Getuid() != 0 {
 		t.Skip("sandboxes need root")
@@ -76,17 +85,22 @@ func StartRoles(t testing.TB, args ...string) (control, data *Node) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	address := l.Addr().String()
+	args = append([]string{"--listen", l.Addr().String()}, args...)
 	l.Close() // the node takes its place
 	dir := t.TempDir()
-	both := append([]string{"--listen", address}, args...)
-	control = &Node{t: t, Dir: dir, args: append([]string{"--role", "control"}, both...)}
-	data = &Node{t: t, Dir: dir, args: append([]string{"--role", "data"}, both...)}
-	for _, n := range []*Node{control, data} {
+	start := func(role ...string) *Node {
+		n := &Node{t: t, Dir: dir, args: append(role, args...)}
 		n.Restart()
 		t.Cleanup(n.Stop)
+		return n
 	}
-	return control, data
+	r := &Roles{Control: start("--role", "control")}
+	for i := range workers {
+		r.Workers = append(r.Workers, start("--role", "worker", "--name", fmt.Sprint("w", i)))
+	}
+	r.Data = start("--role", "data")
+	r.Data.host = r.Workers[0]
+	return r
 }
 
 // Binary is the path of bin/kiln, which `make build` makes.
@@ -146,6 +160,9 @@ func (n *Node) Restart() {
 // Runtime is a runtime of the family, "python3" or "nodejs", that this machine has, the newest. The test is skipped if there is
 // none.
 func (n *Node) Runtime(family string) string {
+	if n.host != nil {
+		n = n.host
+	}
 	n.t.Helper()
 	found := ""
 	for line := range strings.Lines(n.Output()) {
@@ -269,7 +286,7 @@ func (n *Node) AWS(ctx context.Context, args ...string) (string, error) {
 	return string(out), err
 }
 
-var serving = regexp.MustCompile(`(?:serving on (http://\S+)|control plane in )`)
+var serving = regexp.MustCompile(`(?:serving on (http://\S+)|control plane in |worker \S+ in )`)
 
 // transcript keeps a process's output and finds the endpoint in it.
 type transcript struct {

@@ -49,7 +49,7 @@ type Metrics struct {
 
 	starts *prometheus.HistogramVec
 	phases *prometheus.HistogramVec
-	ends   [fleet.Crashed + 1]prometheus.Counter
+	ends   [fleet.Orphaned + 1]prometheus.Counter
 	// served and unserved are how long was waited for room.
 	served, unserved prometheus.Observer
 }

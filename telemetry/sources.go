@@ -6,7 +6,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// Sources are read at every scrape. All are required, must be safe for concurrent use, and must cost the same however much runs.
+// Sources are read at every scrape. They must be safe for concurrent use, and must cost the same however much runs. A process without
+// workers leaves those of workers nil, Pool and all that follow but Queue; one without callers Queue.
 type Sources struct {
 	// Pool is how many sandboxes wait and are to wait for functions, by runtime.
 	Pool func() map[string]PoolSize
@@ -77,6 +78,12 @@ func (s *sampler) Collect(ch chan<- prometheus.Metric) {
 	counter := func(d *prometheus.Desc, v float64) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, v)
 	}
+	if s.sources.Queue != nil {
+		gauge(queueWaiting, s.sources.Queue())
+	}
+	if s.sources.Pool == nil {
+		return
+	}
 	for runtime, size := range s.sources.Pool() {
 		gauge(poolWaiting, size.Waiting, runtime)
 		gauge(poolGoal, size.Goal, runtime)
@@ -85,7 +92,6 @@ func (s *sampler) Collect(ch chan<- prometheus.Metric) {
 	for state, n := range s.sources.Environments() {
 		gauge(environments, n, state)
 	}
-	gauge(queueWaiting, s.sources.Queue())
 	promised, total := s.sources.Memory()
 	gauge(memoryPromised, promised)
 	gauge(memoryTotal, total)

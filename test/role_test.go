@@ -12,7 +12,8 @@ import (
 )
 
 func TestInvocationsGoOnWithoutTheControlPlane(t *testing.T) {
-	control, data := kilntest.StartRoles(t, "--pool", "0")
+	r := kilntest.StartRoles(t, 1, "--pool", "0")
+	control, data := r.Control, r.Data
 	data.Deploy(t.Context(), kilntest.Function{Name: "warm", Zip: python(t, echo)})
 	data.Deploy(t.Context(), kilntest.Function{Name: "cold", Zip: python(t, echo)})
 	if got := value[int](t, data, "warm", `1`); got != 1 {
@@ -43,21 +44,115 @@ func TestInvocationsGoOnWithoutTheControlPlane(t *testing.T) {
 	call(t, data, "warm", `5`)
 }
 
-func TestTheControlPlaneOutlivesWhoServesClients(t *testing.T) {
-	control, data := kilntest.StartRoles(t, "--pool", "0")
-	data.Deploy(t.Context(), kilntest.Function{Name: "f", Zip: python(t, echo)})
-	call(t, data, "f", `1`)
-	data.Kill()
-	data.Restart()
-	call(t, data, "f", `2`)
-	if control.Pid() == data.Pid() {
-		t.Error("both roles are one process")
+func TestWorkersOutliveWhoServesClients(t *testing.T) {
+	r := kilntest.StartRoles(t, 1, "--pool", "0", "--admin", "127.0.0.1:0")
+	r.Data.Deploy(t.Context(), kilntest.Function{Name: "f", Zip: python(t, echo)})
+	call(t, r.Data, "f", `1`)
+	r.Data.Kill()
+	awaitMetric(t, r.Workers[0], "kiln_environments_ended_total reason=orphaned", 1)
+	r.Data.Restart()
+	await(t, "an answer", func() error {
+		_, err := r.Data.Client().Invoke(t.Context(), &lambda.InvokeInput{FunctionName: aws.String("f"), Payload: []byte(`2`)})
+		return err
+	})
+}
+
+func TestACallerOfAWorkerThatIsKilledIsToldSoon(t *testing.T) {
+	r := kilntest.StartRoles(t, 2, "--pool", "0", "--admin", "127.0.0.1:0")
+	r.Data.Deploy(t.Context(), kilntest.Function{Name: "f", Timeout: 60, Zip: python(t, sleeper)})
+	type answer struct {
+		err  error
+		took time.Duration
+	}
+	answers := make(chan answer, 4)
+	begun := time.Now()
+	for range cap(answers) {
+		go func() {
+			_, err := r.Data.Client().Invoke(t.Context(), &lambda.InvokeInput{FunctionName: aws.String("f"), Payload: []byte(`6`)})
+			answers <- answer{err, time.Since(begun)}
+		}()
+	}
+	for _, w := range r.Workers { // they share the environments
+		awaitMetric(t, w, "kiln_environments state=busy", 2)
+	}
+	killed := time.Since(begun)
+	r.Workers[0].Kill()
+	lost := 0
+	for range cap(answers) {
+		a := <-answers
+		if a.err == nil {
+			continue
+		}
+		lost++
+		wantCode(t, a.err, "ServiceUnavailableException")
+		if a.took-killed > 2*time.Second {
+			t.Errorf("told %v after the worker was killed", a.took-killed)
+		}
+	}
+	if lost != 2 {
+		t.Errorf("%d of 4 callers lost their invocation, want those of the worker", lost)
+	}
+	for range 3 {
+		call(t, r.Data, "f", `0`)
+	}
+	r.Workers[0].Restart()
+	awaitMetric(t, r.Workers[0], "kiln_memory_total_megabytes", 1)
+	r.Workers[1].Kill()
+	await(t, "an answer of the worker that came back", func() error {
+		_, err := r.Data.Client().Invoke(t.Context(), &lambda.InvokeInput{FunctionName: aws.String("f"), Payload: []byte(`0`)})
+		return err
+	})
+}
+
+func TestAWorkerThatIsToldToEndLetsItsInvocationsFinish(t *testing.T) {
+	r := kilntest.StartRoles(t, 2, "--pool", "0", "--admin", "127.0.0.1:0")
+	r.Data.Deploy(t.Context(), kilntest.Function{Name: "f", Timeout: 60, Zip: python(t, sleeper)})
+	var wg sync.WaitGroup
+	for range 2 {
+		wg.Go(func() { call(t, r.Data, "f", `3`) })
+	}
+	for _, w := range r.Workers {
+		awaitMetric(t, w, "kiln_environments state=busy", 1)
+	}
+	r.Workers[0].Stop()
+	wg.Wait()
+	call(t, r.Data, "f", `0`)
+}
+
+func TestFunctionsOfAWorkerCallTheNode(t *testing.T) {
+	r := kilntest.StartRoles(t, 1, "--pool", "0")
+	r.Data.Deploy(t.Context(), kilntest.Function{Name: "echo", Zip: python(t, echo)})
+	r.Data.Deploy(t.Context(), kilntest.Function{
+		Name: "calls", Timeout: 30, Runtime: "provided.al2023", Handler: "bootstrap", Zip: kilntest.GoZip(t, "test/testdata/caller"),
+	})
+	if got := value[int](t, r.Data, "calls", `{"Function":"echo","Payload":7}`); got != 7 {
+		t.Errorf("a function was answered %d", got)
+	}
+}
+
+// await tries again until it succeeds: nothing else tells when a process has been found.
+func await(t testing.TB, what string, try func() error) {
+	t.Helper()
+	limit := time.After(10 * time.Second)
+	again := time.NewTicker(50 * time.Millisecond)
+	defer again.Stop()
+	for {
+		err := try()
+		if err == nil {
+			return
+		}
+		select {
+		case <-limit:
+			t.Fatalf("wait for %s: %v", what, err)
+		case <-again.C:
+		}
 	}
 }
 
 // TestNoCallIsLostWhileTheControlPlaneComesAndGoes calls a function all the time.
 func TestNoCallIsLostWhileTheControlPlaneComesAndGoes(t *testing.T) {
-	control, data := kilntest.StartRoles(t, "--pool", "0")
+	r := kilntest.StartRoles(t, 1, "--pool", "0")
+	control, data := r.Control, r.Data
 	data.Deploy(t.Context(), kilntest.Function{Name: "f", Zip: python(t, echo)})
 	call(t, data, "f", `0`)
 	stop := make(chan struct{})

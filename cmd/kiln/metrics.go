@@ -9,7 +9,8 @@ import (
 	"kiln/worker/sandbox/gvisor"
 )
 
-// sources are the parts of a node that metrics are read from.
+// sources are the parts of a node that metrics are read from. A process that has one role lacks those of the others: engine and what
+// belongs to it, or assigner.
 type sources struct {
 	engine   *gvisor.Engine
 	spares   *pool.Pool[*environment.Spare]
@@ -21,15 +22,15 @@ type sources struct {
 
 // telemetry is s as telemetry reads it.
 func (s sources) telemetry() telemetry.Sources {
-	return telemetry.Sources{
-		Pool:         s.pool,
-		Yielded:      s.spares.Yielded,
-		Environments: s.environments,
-		Queue:        s.assigner.Waiting,
-		Memory:       func() (int, int) { return s.memory.Reserved(), s.memory.Total() },
-		Sandboxes:    s.sandboxes,
-		LogsDropped:  s.logs.Dropped,
+	var t telemetry.Sources
+	if s.assigner != nil {
+		t.Queue = s.assigner.Waiting
 	}
+	if s.engine != nil {
+		t.Pool, t.Yielded, t.Environments, t.Sandboxes, t.LogsDropped = s.pool, s.spares.Yielded, s.environments, s.sandboxes, s.logs.Dropped
+		t.Memory = func() (int, int) { return s.memory.Reserved(), s.memory.Total() }
+	}
+	return t
 }
 
 // pool adds the classes of each runtime up.

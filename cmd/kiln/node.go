@@ -31,15 +31,9 @@ import (
 	"kiln/worker"
 	"kiln/worker/artifact"
 	"kiln/worker/bootstrap"
-	"kiln/worker/environment"
-	"kiln/worker/identity"
 	"kiln/worker/network"
-	"kiln/worker/pool"
 	"kiln/worker/runtime"
 	"kiln/worker/runtime/guest"
-	"kiln/worker/sandbox"
-	"kiln/worker/sandbox/gvisor"
-	"kiln/worker/sandbox/gvisor/program"
 )
 
 // unpackedBytes bounds the unpacked code that a node keeps on disk.
@@ -71,9 +65,14 @@ func serve(ctx context.Context, o options, log *slog.Logger) error {
 		return fmt.Errorf("make data directory: %w", err)
 	}
 	n := &node{options: o, log: log, metrics: telemetry.NewMetrics()}
-	if o.role == roleData {
+	if o.role == roleData || o.role == roleWorker {
 		n.source, n.blobs = catalogremote.NewClient(n.socket(catalogSocket)), blob.Attach(filepath.Join(o.data, blobDir))
+	}
+	switch o.role {
+	case roleData:
 		return n.serveData(ctx)
+	case roleWorker:
+		return n.serveWorker(ctx)
 	}
 	db, err := pebblestore.Open(filepath.Join(o.data, "catalog"), pebblestore.Options{Logger: log})
 	if err != nil {
@@ -155,44 +154,20 @@ func (n *node) closeAdmin() error {
 
 // layers wires the parts of a node, lowest first.
 func (n *node) layers(ctx context.Context) ([]layer, error) {
-	logs := telemetry.NewFunctionLogs(filepath.Join(n.data, "logs"), n.log)
-	engine, err := gvisor.New(gvisor.Config{Dir: filepath.Join(n.data, "sandboxes"), Program: program.Open, Log: n.log})
+	var assigner *assignment.Assigner // which asks the workers, which tell it
+	back, err := n.back(ctx, func(id fleet.EnvironmentID) { assigner.Ended(id) })
 	if err != nil {
 		return nil, err
 	}
-	cache, err := artifact.Open(filepath.Join(n.data, "code"), n.blobs, unpackedBytes)
-	if err != nil {
-		return nil, err
-	}
-	namespaces, err := n.network()
-	if err != nil {
-		return nil, err
-	}
-	issuer, door := identity.NewIssuer(), new(door)
-	host, err := n.host(ctx, cache, logs)
-	if err != nil {
-		return nil, err
-	}
-	host.Engine, host.Identity, host.API = sandbox.Engine(engine), issuer, door
-	if namespaces != nil {
-		host.Engine = network.NewEngine(engine, namespaces)
-	}
-	memory := worker.NewMemory(n.memory())
-	spares := pool.New(pool.Config[*environment.Spare]{
-		Boot: host.BootSpare, Memory: memory, SpareMB: spareMB, MaxMB: n.pool(), Log: n.log,
-	})
-	host.Spares = spares
-	var assigner *assignment.Assigner // which asks the worker, which tells it
-	ended := func(id fleet.EnvironmentID) { assigner.Ended(id) }
-	workers := worker.New(worker.Config{Preparer: host, Memory: memory, Ended: ended, Observer: n.metrics, Log: n.log})
 	assigner = assignment.New(assignment.Config{
-		Worker: workers, IdleTimeout: n.idle, MaxAge: n.age, MaxWaiting: n.queue, MaxWait: n.queueWait, Observer: n.metrics,
+		Worker: back.worker, IdleTimeout: n.idle, MaxAge: n.age, MaxWaiting: n.queue, MaxWait: n.queueWait, Observer: n.metrics,
 	})
-	n.metrics.Sample(sources{engine, spares, workers, memory, logs, assigner}.telemetry())
+	back.sources.assigner = assigner
+	n.metrics.Sample(back.sources.telemetry())
 	limits := n.limits()
 	limiter := admission.New(admission.Config{Concurrency: limits, Starts: n.starts, StartsPer: n.startsPer})
 	view := catalog.NewView(catalog.ViewConfig{
-		Store: n.source, Region: kiln.Region(n.region), Retired: assigner.Retire, Current: host.Expect, Log: n.log,
+		Store: n.source, Region: kiln.Region(n.region), Retired: assigner.Retire, Current: back.expect, Log: n.log,
 		Reserved: func(a kiln.AccountID, f kiln.FunctionName, places *int) { limiter.Reserve(a, f, places, time.Now()) },
 	})
 	urls, err := n.codeURLs()
@@ -204,45 +179,68 @@ func (n *node) layers(ctx context.Context) ([]layer, error) {
 		Resolver: view, Limiter: limiter, Runner: assigner, Observer: n.metrics,
 	}}
 	server, err := frontend.New(frontend.Config{
-		Listener: n.listener, Handlers: append(operations, frontend.InvokeHandler(kiln.Region(n.region), invoker)), Verifier: n.verifier(view, issuer),
-		Account: n.account, Code: n.blobs, CodeURL: urls, Abandon: workers.Abandon, DrainTimeout: n.drain, Log: n.log,
+		Listener: n.listener, Handlers: append(operations, frontend.InvokeHandler(kiln.Region(n.region), invoker)),
+		Verifier: n.verifier(view, back.lookup), Account: n.account, Code: n.blobs, CodeURL: urls,
+		Abandon: back.abandon, DrainTimeout: n.drain, Log: n.log,
 	})
 	if err != nil {
 		return nil, err
 	}
-	door.server = server
-	networks := layer{"network", func(ctx context.Context) error { <-ctx.Done(); return nil }}
-	if namespaces != nil {
-		networks.run = namespaces.Run
-	}
-	return []layer{
-		{"function logs", logs.Run},
-		{"unpacked code", func(ctx context.Context) error { <-ctx.Done(); return cache.Close() }},
-		networks,
-		{"sandbox engine", engine.Run},
-		{"sandbox pool", spares.Run},
-		{"worker", workers.Run},
-		{"assignment", assigner.Run},
+	back.door.server = server
+	return append(back.layers,
+		layer{"assignment", assigner.Run},
 		n.restarted("catalog view", maxViewPause, view.Run),
-		{"control plane", control},
-		{"frontend", func(ctx context.Context) error {
+		layer{"control plane", control},
+		layer{"frontend", func(ctx context.Context) error {
 			select {
 			case <-view.Synced():
 			case <-ctx.Done():
 				return n.listener.Close()
 			}
-			n.announce(host.Runtimes.IDs())
+			n.announce(back.runtimes)
 			return server.Run(ctx)
 		}},
-	}, nil
+	), nil
+}
+
+// back is what is behind the frontend: this machine's sandboxes, or the workers of other processes.
+type back struct {
+	worker fleet.Worker
+	// expect is told of versions that may be called; nil means nobody is.
+	expect   func(*kiln.Version)
+	lookup   lookup
+	abandon  func()
+	door     *door
+	runtimes []string
+	sources  sources
+	layers   []layer
+}
+
+// lookup finds the temporary credentials with an identifier, and reports whether there were ever any.
+type lookup func(ctx context.Context, id string) (sigv4.Credential, bool)
+
+// back wires what is behind the frontend. ended is told of environments that end by themselves.
+func (n *node) back(ctx context.Context, ended fleet.Ended) (*back, error) {
+	b := &back{door: new(door)}
+	if n.role == roleData {
+		return b, n.backOfWorkers(b, ended)
+	}
+	m, err := n.newMachine(ctx, n.data, b.door, ended)
+	if err != nil {
+		return nil, err
+	}
+	b.worker, b.expect, b.abandon, b.sources, b.layers = m.workers, m.host.Expect, m.workers.Abandon, m.sources, m.layers
+	b.runtimes = m.host.Runtimes.IDs()
+	b.lookup = func(_ context.Context, id string) (sigv4.Credential, bool) { return credentialOf(m.lookup(id)) }
+	return b, nil
 }
 
 // network returns what gives sandboxes their way to the internet, or nil if they have none.
-func (n *node) network() (*network.Pool, error) {
+func (n *node) network(dir string) (*network.Pool, error) {
 	if n.egress == egressNone {
 		return nil, nil
 	}
-	return network.New(network.Config{Dir: n.data, Allow: n.allowed(), Log: n.log})
+	return network.New(network.Config{Dir: dir, Allow: n.allowed(), Log: n.log})
 }
 
 // door leads from sandboxes to the frontend, which is made after what makes sandboxes and serves before any is made.
@@ -252,7 +250,7 @@ type door struct{ server *frontend.Server }
 func (d *door) Take(conn net.Conn) { d.server.Take(conn) }
 
 // host finds what this machine has to run functions on.
-func (n *node) host(ctx context.Context, cache *artifact.Cache, logs *telemetry.FunctionLogs) (*worker.Host, error) {
+func (n *node) host(ctx context.Context, dir string, cache *artifact.Cache, logs *telemetry.FunctionLogs) (*worker.Host, error) {
 	runtimes, err := runtime.Find(ctx, runtime.Options{Path: n.path, Prefixes: n.prefixes()})
 	if err != nil {
 		return nil, err
@@ -261,7 +259,7 @@ func (n *node) host(ctx context.Context, cache *artifact.Cache, logs *telemetry.
 	if err != nil {
 		return nil, err
 	}
-	root, err := runtime.BuildRoot(filepath.Join(n.data, "root"), runtimes, program, bootstrap.Files)
+	root, err := runtime.BuildRoot(filepath.Join(dir, "root"), runtimes, program, bootstrap.Files)
 	if err != nil {
 		return nil, err
 	}
@@ -270,20 +268,17 @@ func (n *node) host(ctx context.Context, cache *artifact.Cache, logs *telemetry.
 	}, nil
 }
 
-func (n *node) verifier(view *catalog.View, issuer *identity.Issuer) *sigv4.Verifier {
+func (n *node) verifier(view *catalog.View, temporary lookup) *sigv4.Verifier {
 	if n.auth == authNone {
 		return nil
 	}
 	return &sigv4.Verifier{
 		Region: kiln.Region(n.region), Service: "lambda",
-		Secrets: func(_ context.Context, id string) (sigv4.Credential, bool) {
+		Secrets: func(ctx context.Context, id string) (sigv4.Credential, bool) {
 			if k, ok := view.AccessKey(id); ok {
 				return sigv4.Credential{Account: k.Account, Secret: k.Secret}, true
 			}
-			c, role, known := issuer.Lookup(id, time.Now())
-			return sigv4.Credential{
-				Account: role.Account, Secret: c.Secret, SessionToken: c.SessionToken, Expired: role.Account == "", Role: role.ARN,
-			}, known
+			return temporary(ctx, id)
 		},
 	}
 }
@@ -339,12 +334,23 @@ func urlOf(l net.Listener) string {
 
 // announce says, on standard output, what a user needs to go on.
 func (n *node) announce(runtimes []string) {
-	fmt.Printf("runtimes: %s\n", strings.Join(runtimes, " "))
+	announceRuntimes(runtimes)
 	fmt.Printf("credentials: %s\n", filepath.Join(n.data, account.CredentialsFile))
+	n.announceMetrics()
+	fmt.Printf("serving on %s\n", n.endpoint())
+}
+
+// announceRuntimes says what functions may be written in, unless that is other processes' to tell.
+func announceRuntimes(ids []string) {
+	if len(ids) > 0 {
+		fmt.Printf("runtimes: %s\n", strings.Join(ids, " "))
+	}
+}
+
+func (n *node) announceMetrics() {
 	if n.adminListener != nil {
 		fmt.Printf("metrics on %s/metrics\n", urlOf(n.adminListener))
 	}
-	fmt.Printf("serving on %s\n", n.endpoint())
 }
 
 // memory is what environments may be promised.

@@ -24,7 +24,9 @@ import (
 // options are what `kiln serve` is told.
 type options struct {
 	// role is the part of a node that the process is, "" for all.
-	role      string
+	role string
+	// name is a worker's.
+	name      string
 	listen    string
 	admin     string
 	endpoint  string
@@ -82,6 +84,9 @@ func serveCommand() *cobra.Command {
 				Account: kiln.AccountID(os.Getenv("KILN_ACCOUNT_ID")), AccessKeyID: os.Getenv("KILN_ACCESS_KEY_ID"),
 				Secret: os.Getenv("KILN_SECRET_ACCESS_KEY"),
 			}
+			if (o.role == roleControl || o.role == roleWorker) && !cmd.Flags().Changed("admin") {
+				o.admin = "" // the address is the data role's
+			}
 			o.path = filepath.SplitList(os.Getenv("PATH"))
 			if err := o.validate(); err != nil {
 				return err
@@ -101,7 +106,8 @@ func serveCommand() *cobra.Command {
 		},
 	}
 	f := c.Flags()
-	f.StringVar(&o.role, "role", "", "run one part of a node: control, or data, which serves clients and runs functions; empty means both")
+	f.StringVar(&o.role, "role", "", "run one part of a node: control, data (serves clients) or worker (runs functions); empty means all")
+	f.StringVar(&o.name, "name", "", "name of a worker, with --role worker")
 	f.StringVar(&o.listen, "listen", "127.0.0.1:9600", "address of the API")
 	f.StringVar(&o.admin, "admin", "127.0.0.1:9601", "address of /metrics and /healthz, where nobody is authenticated; empty means none")
 	f.StringVar(&o.endpoint, "endpoint", "", "`URL` under which clients reach the API, for the URLs in answers; empty means the address it listens on")

@@ -134,10 +134,14 @@ func (s *Service) deleteAlias(ctx context.Context, c api.Caller, in *api.DeleteA
 	if _, ok := f.Aliases[r.name]; !ok {
 		return &api.Unit{}, nil
 	}
-	return &api.Unit{}, s.change(ctx, r.alias.Unqualified(), func(f *kiln.Function) ([]write, error) {
+	err = s.change(ctx, r.alias.Unqualified(), func(f *kiln.Function) ([]write, error) {
 		delete(f.Aliases, r.name)
 		return nil, nil
 	})
+	if kiln.KindOf(err) == kiln.ResourceNotFound {
+		err = nil // the function was deleted meanwhile, and its aliases with it
+	}
+	return &api.Unit{}, err
 }
 
 func (s *Service) listAliases(ctx context.Context, c api.Caller, in *api.ListAliasesRequest) (*api.ListAliasesResponse, error) {

@@ -110,7 +110,7 @@ func (s *Service) Handlers() []api.Handler {
 		api.Handle(api.DeleteFunction, s.deleteFunction, members("FunctionName", "Qualifier")...),
 		api.Handle(api.PublishVersion, s.publishVersion, members("FunctionName", "CodeSha256", "Description", "RevisionId")...),
 		api.Handle(api.ListVersionsByFunction, s.listVersions, members("FunctionName", "Marker", "MaxItems")...),
-		api.Handle(api.CreateAlias, s.createAlias, members("FunctionName", "Name", "FunctionVersion", "Description", routingConfig)...),
+		api.Handle(api.CreateAlias, s.createAlias, append(members("FunctionName", "FunctionVersion", "Description", routingConfig), api.Enforced{Path: "Name", Note: "500 of a function at most"})...),
 		api.Handle(api.UpdateAlias, s.updateAlias, members("FunctionName", "Name", "FunctionVersion", "Description", routingConfig, "RevisionId")...),
 		api.Handle(api.GetAlias, s.getAlias, members("FunctionName", "Name")...),
 		api.Handle(api.ListAliases, s.listAliases, members("FunctionName", "FunctionVersion", "Marker", "MaxItems")...),

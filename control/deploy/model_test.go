@@ -278,6 +278,9 @@ func TestConcurrentChangesOfAnAliasAreLinearizable(t *testing.T) {
 			stale++
 		}
 	}
+	if stale == 0 {
+		t.Error("no guard was tried with a revision that had gone")
+	}
 	if !porcupine.CheckOperations(register, history) {
 		t.Error("the history is not linearizable")
 	}

@@ -1,0 +1,119 @@
+package remote
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/rpc"
+	"sync"
+	"sync/atomic"
+
+	"kiln"
+	"kiln/fleet"
+	"kiln/internal/local"
+)
+
+// ErrLost is wrapped by the errors of calls to a worker whose process has ended, or that cannot be reached.
+var ErrLost = errors.New("worker is lost")
+
+// Client is a fleet.Worker in another process. When that ends, calls fail at once and so does every later one. It is safe for
+// concurrent use. Run must be running.
+type Client struct {
+	calls *rpc.Client
+	free  atomic.Int64
+	// settling are calls that somebody is told of later.
+	settling sync.WaitGroup
+}
+
+var _ fleet.Worker = (*Client)(nil)
+
+// Dial connects to the worker that is served on the socket at path.
+func Dial(ctx context.Context, path string) (*Client, error) {
+	conn, err := local.Dial(ctx, path)
+	if err != nil {
+		return nil, fmt.Errorf("connect to worker: %w", err)
+	}
+	c := &Client{calls: rpc.NewClient(conn)}
+	var free int
+	if err := c.call(ctx, "Free", Nothing{}, &free); err != nil {
+		return nil, errors.Join(err, c.calls.Close())
+	}
+	c.free.Store(int64(free))
+	return c, nil
+}
+
+// Run tells of environments that have ended by themselves until ctx ends or the worker does, and closes the connection.
+func (c *Client) Run(ctx context.Context, ended fleet.Ended) error {
+	defer c.settling.Wait()
+	defer c.calls.Close()
+	for {
+		var ids []fleet.EnvironmentID
+		if err := c.call(ctx, "Ended", Nothing{}, &ids); err != nil {
+			return err
+		}
+		for _, id := range ids {
+			ended(id)
+		}
+	}
+}
+
+// Free is the memory that the worker had not promised when it was last asked for something, in MB.
+func (c *Client) Free() int { return int(c.free.Load()) }
+
+// Lookup finds credentials that the worker has issued.
+func (c *Client) Lookup(ctx context.Context, id string) (b Bearer, err error) {
+	err = c.call(ctx, "Lookup", id, &b)
+	return b, err
+}
+
+// call asks the worker. Its error is ctx's, or wraps ErrLost.
+func (c *Client) call(ctx context.Context, method string, in, out any) error {
+	call := c.calls.Go(service+"."+method, in, out, make(chan *rpc.Call, 1))
+	select {
+	case <-call.Done:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	if call.Error != nil {
+		return fmt.Errorf("%w: %w", ErrLost, call.Error)
+	}
+	return nil
+}
+
+// Start implements fleet.Worker.
+func (c *Client) Start(ctx context.Context, v *kiln.Version) (fleet.EnvironmentID, error) {
+	var out Started
+	// It is bounded by the worker itself. One that nobody waits for any more would be lost if it came after all.
+	if err := c.call(context.WithoutCancel(ctx), "Start", *v, &out); err != nil {
+		return "", &kiln.Error{Kind: kiln.Unavailable, Message: "The worker that was to run the function has ended. Please try again.", Cause: err}
+	}
+	c.free.Store(int64(out.Free))
+	return out.ID, out.Fault.err()
+}
+
+// Invoke implements fleet.Worker.
+func (c *Client) Invoke(ctx context.Context, id fleet.EnvironmentID, inv kiln.Invocation) (kiln.Result, bool, error) {
+	var out Invoked
+	if err := c.call(ctx, "Invoke", Invoking{id, inv}, &out); err != nil {
+		return kiln.Result{}, false, &kiln.Error{Kind: kiln.Unavailable, Message: "The worker that ran the function has ended. Please try again.", Cause: err}
+	}
+	return out.Result, out.Reusable, out.Fault.err()
+}
+
+// Settle implements fleet.Worker.
+func (c *Client) Settle(id fleet.EnvironmentID, done func(reusable bool)) {
+	c.settling.Go(func() {
+		var reusable bool
+		call := <-c.calls.Go(service+".Settle", id, &reusable, make(chan *rpc.Call, 1)).Done
+		done(call.Error == nil && reusable)
+	})
+}
+
+// Stop implements fleet.Worker.
+func (c *Client) Stop(id fleet.EnvironmentID, why fleet.End) {
+	var free int
+	call := <-c.calls.Go(service+".Stop", Stopping{id, why}, &free, make(chan *rpc.Call, 1)).Done
+	if call.Error == nil { // otherwise the environment has ended with its worker
+		c.free.Store(int64(free))
+	}
+}
