@@ -10,10 +10,13 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"kiln"
 	"kiln/fleet"
@@ -24,6 +27,7 @@ import (
 	"kiln/worker/identity"
 	"kiln/worker/runtime"
 	"kiln/worker/runtime/guest"
+	"kiln/worker/sandbox"
 	"kiln/worker/sandbox/gvisor"
 	"kiln/worker/sandbox/gvisor/program"
 )
@@ -366,5 +370,68 @@ func TestASandboxThatDiedWaitingIsNotTheFunctionsTrouble(t *testing.T) {
 	res, _ := r.call(v)
 	if string(res.Payload) != `{"n": 1}` || res.Timing.Sandbox == 0 {
 		t.Errorf("%s after %v\n%s", res.Payload, res.Timing.Sandbox, res.LogTail)
+	}
+}
+
+// sawn is an engine whose sandboxes lose a process as soon as they show a function's files: just before they are given away.
+type sawn struct {
+	sandbox.Engine
+	lose func(id string)
+}
+
+type sawnBox struct {
+	sandbox.Sandbox
+	lose func()
+}
+
+func (e sawn) Start(ctx context.Context, s sandbox.Spec) (sandbox.Sandbox, error) {
+	b, err := e.Engine.Start(ctx, s)
+	return sawnBox{b, func() { e.lose(s.ID) }}, err
+}
+
+func (b sawnBox) Mount(ctx context.Context, name, source string) error {
+	err := b.Sandbox.Mount(ctx, name, source)
+	b.lose()
+	return err
+}
+
+// killProcess kills the process of a sandbox whose command line begins so.
+func killProcess(t *testing.T, id, prefix string) {
+	names, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range names {
+		text, err := os.ReadFile(name)
+		if err != nil || !strings.HasPrefix(string(text), prefix) || !strings.Contains(string(text), "/"+id+"\x00") {
+			continue // another's, or it has ended
+		}
+		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(name)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		unix.Kill(pid, unix.SIGKILL) // a process that another's end has ended already is as dead
+	}
+}
+
+func TestASandboxThatDiesAsItIsGivenAwayCostsNoCall(t *testing.T) {
+	for _, process := range []string{"runsc-gofer", "runsc-sandbox"} {
+		for _, family := range []string{"python3", "nodejs"} {
+			t.Run(process+"/"+family, func(t *testing.T) {
+				r := newRack(t)
+				r.host.Engine = sawn{r.host.Engine, func(id string) { killProcess(t, id, process) }}
+				v := r.function(r.newest(family), 256, nil, map[string]string{
+					"index.py": "def handler(e, c):\n    return e['n']\n", "index.js": "exports.handler = async (e) => e.n;",
+				})
+				for range 3 {
+					r.boot(runtime.Class{Runtime: v.Runtime, MemoryMB: 512})
+					res, id := r.call(v)
+					if string(res.Payload) != `1` || res.Timing.Start != kiln.Booted {
+						t.Errorf("%s start: %s\n%s", res.Timing.Start, res.Payload, res.LogTail)
+					}
+					r.Stop(id, fleet.Idle)
+				}
+			})
+		}
 	}
 }

@@ -360,6 +360,18 @@ func (b *box) outOfMemory() bool {
 	return b.status == killed && closedWithin(b.Done(), grace) && errors.Is(b.Exit().Err, sandbox.ErrKilledByMemory)
 }
 
+// taken reports whether the sandbox ended, or has lost what it cannot be without, by no doing of its function's or of Destroy's: the
+// guest outlives a runtime that ends. It waits only for a sandbox that ends.
+func (b *box) taken() bool {
+	// Who thaws a sandbox is told whether its processes live, also before the word of their end has come.
+	ends := errors.Is(b.Thaw(), sandbox.ErrEnded) || b.ended() && b.lost
+	if !ends || !closedWithin(b.Done(), lossGrace) {
+		return false
+	}
+	err := b.Exit().Err
+	return err != nil && !errors.Is(err, sandbox.ErrKilledByMemory)
+}
+
 func closedWithin(c <-chan struct{}, d time.Duration) bool {
 	t := time.NewTimer(d)
 	defer t.Stop()

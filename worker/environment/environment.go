@@ -145,6 +145,9 @@ func (e *Environment) boot(ctx context.Context, deadline time.Time, initLimit ti
 	if e.cold.failed == nil {
 		e.cold.failed = b.awaitExtensions(until)
 	}
+	if e.cold.failed != nil && e.cold.timing.Start != kiln.Booted && !e.wasKilled() && b.taken() {
+		return e.bootAnew(ctx, deadline, initLimit)
+	}
 	e.cold.timing.Init = time.Since(launched)
 	b.telemetryInitReport(e.cold.timing.Init, e.cold.failed)
 	b.logs.drain()
@@ -155,6 +158,18 @@ func (e *Environment) boot(ctx context.Context, deadline time.Time, initLimit ti
 		return errors.Join(fmt.Errorf("limit processor share: %w", err), b.destroy())
 	}
 	return nil
+}
+
+// bootAnew boots a sandbox of the environment's own after a spare was taken away while INIT ran in it, which is no fault of the
+// function's: what the spare was missing made INIT fail, or it ended with its sandbox. Code that had begun runs again, as it does at AWS
+// after an INIT that failed. It happens once, because there is one spare.
+func (e *Environment) bootAnew(ctx context.Context, deadline time.Time, initLimit time.Duration) error {
+	e.cfg.Log.Warn("spare sandbox ended during init", "environment", e.cfg.Sandbox.ID, "err", e.box.Exit().Err)
+	if err := e.box.destroy(); err != nil {
+		return fmt.Errorf("destroy spare sandbox that ended during init: %w", err)
+	}
+	e.renew()
+	return e.boot(ctx, deadline, initLimit)
 }
 
 // occupy starts the runtime process, in the spare if there is one that is of use, and else in a sandbox of its own. A process that

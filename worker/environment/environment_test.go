@@ -33,8 +33,9 @@ type guest struct {
 	api   net.Conn
 	start wire.Header
 	begin wire.Header
-	// die ends the sandbox.
-	die func(error)
+	// die ends the sandbox, and cripple kills a process of it that the guest does not miss yet.
+	die     func(error)
+	cripple func()
 }
 
 func (g *guest) say(c net.Conn, h wire.Header, body string) {
@@ -88,10 +89,12 @@ type fakeBox struct {
 	memory int64
 	mounts []string
 	done   chan struct{}
-	exit   sandbox.Exit
-	once   sync.Once
-	guest  *guest
-	wg     sync.WaitGroup
+	// crippled is guarded by mu.
+	crippled bool
+	exit     sandbox.Exit
+	once     sync.Once
+	guest    *guest
+	wg       sync.WaitGroup
 }
 
 func (e *fakeEngine) Start(_ context.Context, s sandbox.Spec) (sandbox.Sandbox, error) {
@@ -109,7 +112,7 @@ func (e *fakeEngine) Start(_ context.Context, s sandbox.Spec) (sandbox.Sandbox, 
 		g.api = dup(e.t, s.Files[7])
 	}
 	b := &fakeBox{frozen: make(chan bool, 100), cpus: s.Limits.CPUs, done: make(chan struct{}), guest: g}
-	g.die = b.die
+	g.die, g.cripple = b.die, b.cripple
 	e.boxes = append(e.boxes, b)
 	b.wg.Go(func() {
 		g.say(g.control, wire.Header{Type: wire.Hello}, "")
@@ -142,7 +145,22 @@ func dup(t *testing.T, f *os.File) net.Conn {
 }
 
 func (b *fakeBox) Freeze() error { b.frozen <- true; return nil }
-func (b *fakeBox) Thaw() error   { b.frozen <- false; return nil }
+func (b *fakeBox) Thaw() error {
+	b.mu.Lock()
+	crippled := b.crippled
+	b.mu.Unlock()
+	if crippled {
+		b.die(errors.New("a process was killed"))
+		return sandbox.ErrEnded
+	}
+	b.frozen <- false
+	return nil
+}
+func (b *fakeBox) cripple() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.crippled = true
+}
 func (b *fakeBox) SetCPUs(c float64) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()

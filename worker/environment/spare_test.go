@@ -1,7 +1,9 @@
 package environment
 
 import (
+	"errors"
 	"slices"
+	"strings"
 	"testing"
 
 	"kiln"
@@ -65,6 +67,48 @@ func TestASpareThatHasEndedCostsATryAndNoMore(t *testing.T) {
 	}
 	if len(f.engine.boxes) != 2 || f.engine.boxes[1].guest.start.Adopt {
 		t.Errorf("%d sandboxes", len(f.engine.boxes))
+	}
+}
+
+// failInit is a runtime that does not find its function.
+func (g *guest) failInit() {
+	g.say(g.invocations, wire.Header{Type: wire.InitError, ErrorType: "Runtime.ImportModuleError"}, `{"errorType":"Runtime.ImportModuleError"}`)
+}
+
+func TestASpareThatIsTakenAwayDuringInitIsReplacedOnce(t *testing.T) {
+	lost := errors.New("a process was killed")
+	for name, c := range map[string]struct {
+		first  func(*guest)
+		starts int
+		answer string
+	}{
+		"its files are gone":      {func(g *guest) { g.cripple(); g.failInit() }, 2, `1`},
+		"it ends without a word":  {func(g *guest) { g.die(lost) }, 2, `1`},
+		"the function fails":      {(*guest).failInit, 1, `{"errorType":"Runtime.ImportModuleError"}`},
+		"the function ends":       {func(g *guest) { g.exit("exit status 3") }, 1, "exit status 3"},
+		"the function is too big": {func(g *guest) { g.die(sandbox.ErrKilledByMemory) }, 1, "Runtime.OutOfMemory"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			begun := 0
+			f := start(t, func(g *guest) {
+				if begun++; begun == 1 {
+					c.first(g)
+					return
+				}
+				g.serve()
+			}, inSpare(t, true))
+			res, _ := f.invoke(t, `1`)
+			if !strings.Contains(string(res.Payload), c.answer) || len(f.engine.boxes) != c.starts {
+				t.Errorf("%s after %d sandboxes, want %s after %d", res.Payload, len(f.engine.boxes), c.answer, c.starts)
+			}
+		})
+	}
+}
+
+func TestASandboxThatReplacesASpareIsNotReplaced(t *testing.T) {
+	f := start(t, func(g *guest) { g.cripple(); g.failInit() }, inSpare(t, true))
+	if res, reusable := f.invoke(t, `1`); !strings.Contains(string(res.Payload), "ImportModuleError") || reusable || len(f.engine.boxes) != 2 {
+		t.Errorf("%s after %d sandboxes", res.Payload, len(f.engine.boxes))
 	}
 }
 
