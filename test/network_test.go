@@ -416,3 +416,114 @@ func namespaces(t *testing.T, n *kilntest.Node) int {
 	}
 	return len(all)
 }
+
+// TestANameThatMeansAPrivateAddressLeadsNowhere has the machine's resolver answer, for a name that anybody may own, with addresses that
+// functions must not reach: what is dropped is packets, not names.
+func TestANameThatMeansAPrivateAddressLeadsNowhere(t *testing.T) {
+	for name, addr := range map[string]string{
+		"private": kilntest.PrivateAddr, "metadata": kilntest.MetadataAddr, "the machine": kilntest.MachineAddr, "internet": kilntest.ServerAddr,
+	} {
+		t.Run(name, func(t *testing.T) {
+			world := kilntest.Internet(t)
+			kilntest.Listen(t, world, port)
+			kilntest.Listen(t, nil, port)
+			resolver := machineResolver(t)
+			if resolver.IsLoopback() {
+				kilntest.AnswerNames(t, nil, resolver.String(), addr)
+			} else {
+				kilntest.AddAddr(t, world, resolver.String())
+				kilntest.AnswerNames(t, world, resolver.String(), addr)
+			}
+			n := kilntest.Start(t, "--egress", "internet")
+			n.Deploy(t.Context(), kilntest.Function{Name: "probe", Timeout: 30, Zip: python(t, probe)})
+			got := reached(t, n, "probe", fmt.Sprintf("example.com:%d", port))
+			// The name that means what may be reached shows that it was resolved at all.
+			if want := map[bool]int{true: 1}[addr == kilntest.ServerAddr]; len(got) != want {
+				t.Errorf("reached %v, want %d", got, want)
+			}
+		})
+	}
+}
+
+func TestCredentialsDoNotOutliveTheirFunction(t *testing.T) {
+	n := kilntest.Start(t)
+	n.Deploy(t.Context(), kilntest.Function{Name: "tell", Zip: python(t, tellKeys)})
+	stolen := value[keys](t, n, "tell", `{}`)
+	if err := stolen.list(t, n); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := n.Client().DeleteFunction(t.Context(), &lambda.DeleteFunctionInput{FunctionName: aws.String("tell")}); err != nil {
+		t.Fatal(err)
+	}
+	// The environment ends a moment after the answer.
+	deadline := time.Now().Add(10 * time.Second)
+	err := stolen.list(t, n)
+	for err == nil && time.Now().Before(deadline) {
+		err = stolen.list(t, n)
+	}
+	wantCode(t, err, "ExpiredTokenException")
+	n.Deploy(t.Context(), kilntest.Function{Name: "tell", Zip: python(t, tellKeys)})
+	if again := value[keys](t, n, "tell", `{}`); again.ID == stolen.ID || again.Token == stolen.Token {
+		t.Error("a new function of that name has the old one's credentials")
+	}
+	wantCode(t, stolen.list(t, n), "ExpiredTokenException")
+}
+
+// flood opens connections and sends packets as fast as it can, to many ports of one address, and says how many.
+const flood = `
+import socket, time
+def handler(event, context):
+    end, n = time.monotonic() + event['seconds'], 0
+    udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    udp.setblocking(False)
+    while time.monotonic() < end:
+        s = socket.socket()
+        s.setblocking(False)
+        s.connect_ex((event['to'], 1024 + n % 60000))
+        s.close()
+        for _ in range(20):
+            n += 1
+            try: udp.sendto(bytes(1000), (event['to'], 1024 + n % 60000))
+            except OSError: pass
+    return n
+`
+
+// TestAFloodOfPacketsCutsNobodyOff floods the internet from one sandbox and dials it from another meanwhile.
+func TestAFloodOfPacketsCutsNobodyOff(t *testing.T) {
+	world := kilntest.Internet(t)
+	kilntest.Listen(t, world, port)
+	n := kilntest.Start(t, "--egress", "internet")
+	n.Deploy(t.Context(), kilntest.Function{Name: "flood", Timeout: 30, MemoryMB: 1769, Zip: python(t, flood)})
+	n.Deploy(t.Context(), kilntest.Function{Name: "probe", Timeout: 30, Zip: python(t, probe)})
+	server := fmt.Sprintf("%s:%d", kilntest.ServerAddr, port)
+	reached(t, n, "probe", server)
+	value[int](t, n, "flood", fmt.Sprintf(`{"to":%q,"seconds":0}`, kilntest.ServerAddr))
+	ended := make(chan int, 1)
+	go func() {
+		sent := 0
+		out, err := n.Client().Invoke(context.WithoutCancel(t.Context()), &lambda.InvokeInput{
+			FunctionName: aws.String("flood"), Payload: fmt.Appendf(nil, `{"to":%q,"seconds":4}`, kilntest.ServerAddr),
+		})
+		if err == nil {
+			json.Unmarshal(out.Payload, &sent) // what is no number stays 0
+		}
+		ended <- sent
+	}()
+	<-time.After(time.Second) // its buckets are empty
+	dialed, lost := 0, 0
+	for {
+		select {
+		case sent := <-ended:
+			t.Logf("%d packets were sent; of %d dials %d failed meanwhile", sent, dialed, lost)
+			if sent < 1000 || dialed == 0 || lost > 0 {
+				t.Errorf("of %d dials beside %d packets %d failed", dialed, sent, lost)
+			}
+			return
+		default:
+			dialed++
+			if len(reached(t, n, "probe", server)) != 1 {
+				lost++
+			}
+		}
+	}
+}
