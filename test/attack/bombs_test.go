@@ -30,6 +30,10 @@ var bombs = []struct {
 	{name: "sockets", memoryMB: 256, ends: []string{"EMFILE", "Runtime.OutOfMemory"}, least: 1, most: 512},
 	{name: "connections", memoryMB: 256, ends: []string{"EMFILE", "Runtime.OutOfMemory"}, least: 1, most: 512, slow: true},
 	{name: "shared files", memoryMB: 256, ends: []string{"Runtime.OutOfMemory"}, least: 0, most: 0, slow: true},
+	// Bytes that no name leads to are counted as those of /tmp that have one: in MB, of 512.
+	{name: "files without names", memoryMB: 1769, ends: []string{"ENOSPC"}, least: 480, most: 513},
+	{name: "holes", memoryMB: 1769, ends: []string{"ENOSPC"}, least: 480, most: 513},
+	{name: "shared mappings", memoryMB: 256, ends: []string{"ENOMEM", "Runtime.OutOfMemory"}, least: 0, most: 16, slow: true},
 	{name: "shared segments", memoryMB: 256, ends: []string{"ENOSPC", "ENOMEM", "Runtime.OutOfMemory"}, least: 1, most: 16},
 	{name: "shared directory", memoryMB: 256, ends: []string{"EACCES", "ENOENT"}, least: 0, most: 0},
 	{name: "names", memoryMB: 1769, ends: []string{"ENOSPC", "Runtime.OutOfMemory"}, least: 1, most: 32768},

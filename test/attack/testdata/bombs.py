@@ -3,6 +3,7 @@
 import ctypes
 import errno
 import fcntl
+import mmap
 import os
 import signal
 import socket
@@ -74,6 +75,40 @@ def shared_file():
     for _ in range(16):
         os.write(fd, MEGABYTE)
     return fd
+
+
+def files_without_names():
+    """Files that were deleted while they were open, of 16 MB each."""
+    kept, written = [], 0
+    try:
+        while True:
+            kept.append(os.open("/tmp/gone", os.O_WRONLY | os.O_CREAT | os.O_EXCL))
+            os.unlink("/tmp/gone")
+            for _ in range(16):
+                written += os.write(kept[-1], MEGABYTE)
+    except OSError as e:
+        return written >> 20, errno.errorcode[e.errno]
+
+
+def holes():
+    """Fills a file backwards that claims to be larger than /tmp: what counts is what is written, not where."""
+    fd = os.open("/tmp/sparse", os.O_RDWR | os.O_CREAT)
+    written = 0
+    try:
+        os.ftruncate(fd, 600 << 20)
+        for at in reversed(range(600)):
+            written += os.pwrite(fd, MEGABYTE, at << 20)
+        return written >> 20, "all"
+    except OSError as e:
+        return written >> 20, errno.errorcode[e.errno]
+
+
+def shared_mapping():
+    """Memory that a process shares with children that it does not have."""
+    kept = mmap.mmap(-1, 16 << 20)
+    for _ in range(16):
+        kept.write(MEGABYTE)
+    return kept
 
 
 def shared_segment():
@@ -199,6 +234,9 @@ BOMBS = {
     "sockets": lambda: count(full_socket),
     "connections": lambda: count(full_connection),
     "shared files": lambda: count(shared_file),
+    "files without names": files_without_names,
+    "holes": holes,
+    "shared mappings": lambda: count(shared_mapping),
     "shared segments": shared_segment,
     "shared directory": shared_directory,
     "names": names,
