@@ -3,6 +3,7 @@ package test
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -94,7 +95,10 @@ func TestBombsEndAsTheyShouldAndTheNodeGoesOn(t *testing.T) {
 			out := call(t, n, b.name, `{}`)
 			kind := ""
 			if out.FunctionError != nil {
-				f, _ := fails(t, n, b.name, `{}`)
+				var f failure
+				if err := json.Unmarshal(out.Payload, &f); err != nil {
+					t.Fatalf("answered %.300s: %v", out.Payload, err)
+				}
 				kind = f.ErrorType
 			}
 			if !slices.Contains(b.kinds, kind) {
