@@ -132,6 +132,8 @@ func (n *node) backOfWorkers(b *back, ended fleet.Ended) error {
 
 // lookupAmong asks all workers for credentials.
 func lookupAmong(ctx context.Context, workers *placement.Fleet, id string) (sigv4.Credential, bool) {
+	ctx, cancel := context.WithTimeout(ctx, askTime)
+	defer cancel()
 	for _, m := range workers.Members() {
 		// A worker that cannot be asked has none that are good for anything.
 		if b, err := m.(*fleetremote.Client).Lookup(ctx, id); err == nil && b.Known {
@@ -158,9 +160,9 @@ func (n *node) join(ctx context.Context, workers *placement.Fleet) error {
 			if joined[name] != nil {
 				continue
 			}
-			c, err := fleetremote.Dial(ctx, path)
+			c, err := dial(ctx, path)
 			if err != nil {
-				continue // it has ended, or has not begun
+				continue // it has ended, has not begun, or hangs
 			}
 			workers.Join(name, c)
 			n.log.Info("worker joined", "worker", name)
@@ -176,6 +178,15 @@ func (n *node) join(ctx context.Context, workers *placement.Fleet) error {
 			return nil
 		}
 	}
+}
+
+// askTime bounds what a worker is asked that it answers from memory.
+const askTime = time.Second
+
+func dial(ctx context.Context, path string) (*fleetremote.Client, error) {
+	ctx, cancel := context.WithTimeout(ctx, askTime)
+	defer cancel()
+	return fleetremote.Dial(ctx, path)
 }
 
 // admit hands connections of functions to the frontend until ctx ends.

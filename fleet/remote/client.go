@@ -7,6 +7,7 @@ import (
 	"net/rpc"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"kiln"
 	"kiln/fleet"
@@ -44,8 +45,11 @@ func Dial(ctx context.Context, path string) (*Client, error) {
 
 // Run tells of environments that have ended by themselves until ctx ends or the worker does, and closes the connection.
 func (c *Client) Run(ctx context.Context, ended fleet.Ended) error {
+	ctx, cancel := context.WithCancel(ctx)
 	defer c.settling.Wait()
 	defer c.calls.Close()
+	defer cancel()
+	c.settling.Go(func() { c.watch(ctx) })
 	for {
 		var ids []fleet.EnvironmentID
 		if err := c.call(ctx, "Ended", Nothing{}, &ids); err != nil {
@@ -54,6 +58,35 @@ func (c *Client) Run(ctx context.Context, ended fleet.Ended) error {
 		for _, id := range ids {
 			ended(id)
 		}
+	}
+}
+
+const (
+	// pingEvery is how often a worker is asked whether it is there, and pingTime how long it may take to say so: callers of one that
+	// hangs are to know within seconds.
+	pingEvery = 500 * time.Millisecond
+	pingTime  = 1500 * time.Millisecond
+)
+
+// watch closes the connection when the worker does not answer any more, until ctx ends.
+func (c *Client) watch(ctx context.Context) {
+	again := time.NewTicker(pingEvery)
+	defer again.Stop()
+	for {
+		select {
+		case <-again.C:
+		case <-ctx.Done():
+			return
+		}
+		// To send may block too, so that nothing but time tells.
+		hangs := time.AfterFunc(pingTime, func() { _ = c.calls.Close() })
+		var free int
+		err := c.call(ctx, "Free", Nothing{}, &free)
+		hangs.Stop()
+		if err != nil {
+			return
+		}
+		c.free.Store(int64(free))
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -58,8 +59,9 @@ type rig struct {
 	client *Client
 	stop   func()
 	path   string
-	ended  chan fleet.EnvironmentID // has room for all that a test ends
-	lost   chan error               // what the client's Run returned
+	ended  chan fleet.EnvironmentID      // has room for all that a test ends
+	lost   chan error                    // what the client's Run returned
+	hang   atomic.Pointer[chan struct{}] // what the worker waits for before it says how much is free, if set
 }
 
 func newRig(t *testing.T) *rig {
@@ -69,7 +71,7 @@ func newRig(t *testing.T) *rig {
 		t.Fatal(err)
 	}
 	r.server = NewServer(Config{
-		Listener: l, Worker: r.worker, Free: func() int { return 42 }, Drain: 10 * time.Second, Log: slog.New(slog.DiscardHandler),
+		Listener: l, Worker: r.worker, Free: r.free, Drain: 10 * time.Second, Log: slog.New(slog.DiscardHandler),
 		Lookup: func(id string) Bearer { return Bearer{Account: "123456789012", Role: id, Known: id != ""} },
 	})
 	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
@@ -88,6 +90,13 @@ func newRig(t *testing.T) *rig {
 	r.stop = sync.OnceFunc(func() { cancel(); running.Wait() })
 	t.Cleanup(r.stop)
 	return r
+}
+
+func (r *rig) free() int {
+	if hang := r.hang.Load(); hang != nil {
+		<-*hang
+	}
+	return 42
 }
 
 func TestAWorkerInAnotherProcessDoesWhatItIsAsked(t *testing.T) {
@@ -180,6 +189,45 @@ func TestEnvironmentsEndWithWhoStartedThem(t *testing.T) {
 	if _, err := r.client.Start(t.Context(), &kiln.Version{}); kiln.KindOf(err) != kiln.Unavailable || !errors.Is(err, ErrLost) {
 		t.Errorf("start over a connection that has ended: %v", err)
 	}
+}
+
+func TestWhatWasBeingStartedEndsWithWhoAskedForIt(t *testing.T) {
+	r := newRig(t)
+	starting, release := make(chan struct{}), make(chan struct{})
+	r.start = func(*kiln.Version) (fleet.EnvironmentID, error) {
+		close(starting)
+		<-release
+		return "late", nil
+	}
+	asked := make(chan error, 1)
+	go func() {
+		_, err := r.client.Start(context.WithoutCancel(t.Context()), &kiln.Version{})
+		asked <- err
+	}()
+	<-starting
+	r.client.calls.Close()
+	if err := <-asked; !errors.Is(err, ErrLost) {
+		t.Errorf("got %v", err)
+	}
+	close(release)
+	if why := <-r.stops; why != fleet.Orphaned || r.stopped[0] != "late" {
+		t.Errorf("%v ended, as %v", r.stopped, why)
+	}
+}
+
+func TestAWorkerThatHangsIsLost(t *testing.T) {
+	r := newRig(t)
+	release := make(chan struct{})
+	r.start = func(*kiln.Version) (fleet.EnvironmentID, error) { <-release; return "", errors.New("too late") }
+	r.hang.Store(&release)
+	_, err := r.client.Start(t.Context(), &kiln.Version{})
+	if !errors.Is(err, ErrLost) {
+		t.Errorf("got %v", err)
+	}
+	if err := <-r.lost; !errors.Is(err, ErrLost) {
+		t.Errorf("the client ended with %v", err)
+	}
+	close(release)
 }
 
 func TestInvocationsThatRunHaveTheirTimeWhenAWorkerEnds(t *testing.T) {

@@ -91,6 +91,7 @@ func (s *Server) serve(ctx context.Context, conn *net.UnixConn) error {
 	<-c.closed
 	se.end()
 	serving.Wait()
+	se.end() // what was being started meanwhile
 	return nil
 }
 
