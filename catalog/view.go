@@ -194,8 +194,8 @@ func (v *View) CatchUp(ctx context.Context, a kiln.AccountID, f kiln.FunctionNam
 }
 
 // Resolve returns the version that q selects of a function; an empty q means LatestVersion, and an alias with weights selects one at
-// random. The version is shared: nobody may
-// change it, and it lacks its Description, which nothing that runs it needs. The error is AWS's ResourceNotFound.
+// random. The version is shared: nobody may change it, and it lacks its Description, which nothing that runs it needs. The error is AWS's
+// ResourceNotFound.
 func (v *View) Resolve(a kiln.AccountID, f kiln.FunctionName, q kiln.Qualifier) (*kiln.Version, error) {
 	q = cmp.Or(q, kiln.LatestVersion)
 	v.mu.RLock()

@@ -135,7 +135,7 @@ func (s *Server) drain() {
 	}
 	s.mu.Unlock()
 	answered := make(chan struct{})
-	go func() { defer close(answered); s.serving.Wait() }()
+	go func() { defer close(answered); s.serving.Wait() }() // it ends with the last session, which Run waits for
 	select {
 	case <-answered:
 	case <-time.After(answerTime):
