@@ -19,6 +19,7 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	awsmiddleware "github.com/aws/aws-sdk-go-v2/aws/middleware"
+	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
 	"github.com/aws/aws-sdk-go-v2/credentials"
 	"github.com/aws/aws-sdk-go-v2/service/lambda"
 	"github.com/aws/aws-sdk-go-v2/service/lambda/types"
@@ -483,8 +484,9 @@ func BenchmarkReady(b *testing.B) {
 	var wg sync.WaitGroup
 	for w := range 8 {
 		wg.Go(func() {
+			c := n.Client()
 			for i := w; i < 1000; i += 8 {
-				create(ctx, b, n, fmt.Sprintf("f%d", i), code)
+				create(ctx, b, c, n, fmt.Sprintf("f%d", i), code)
 			}
 		})
 	}
@@ -498,14 +500,23 @@ func BenchmarkReady(b *testing.B) {
 	}
 }
 
-func create(ctx context.Context, b *testing.B, n *kilntest.Node, name string, code []byte) {
-	_, err := n.Client().CreateFunction(ctx, &lambda.CreateFunctionInput{
+func create(ctx context.Context, b *testing.B, c *lambda.Client, n *kilntest.Node, name string, code []byte) {
+	_, err := c.CreateFunction(ctx, &lambda.CreateFunctionInput{
 		FunctionName: &name, Role: aws.String(kilntest.Role), Runtime: types.Runtime(n.Runtime("python3")), Handler: aws.String("index.handler"),
 		Code: &types.FunctionCode{ZipFile: code},
 	})
 	if err != nil {
 		b.Error(err)
 	}
+}
+
+// crowdClient is a client for that many callers at a time, each of whom keeps a connection.
+func crowdClient(n *kilntest.Node, callers int) *lambda.Client {
+	return lambda.New(n.Client().Options(), func(o *lambda.Options) {
+		o.HTTPClient = awshttp.NewBuildableClient().WithTransportOptions(func(t *http.Transport) {
+			t.MaxConnsPerHost, t.MaxIdleConns, t.MaxIdleConnsPerHost = callers, callers, callers
+		})
+	})
 }
 
 // plainClient is the same SDK client against a server that does nothing but echo.

@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"net/http"
@@ -42,7 +43,7 @@ func BenchmarkFairness(b *testing.B) {
 			others = append(others, fmt.Sprint("aggressor", i))
 			deploySleeper(b, n, others[i], 0.25)
 		}
-		f := &fairness{b: b, n: n, others: others}
+		f := &fairness{b: b, n: n, others: others, client: crowdClient(n, aggressorCallers)}
 		f.crowd(func() { measure(b, n.Client(), "victim", victimCalls) }) // all environments have started
 		var alone, beside, ratios []float64
 		var p50alone, p50beside []float64
@@ -76,6 +77,7 @@ type fairness struct {
 	b      *testing.B
 	n      *kilntest.Node
 	others []string
+	client *lambda.Client // the others' callers'
 	// waited is how many waited in the middle of the last crowd, and rate how many others were answered a second.
 	waited int
 	rate   float64
@@ -83,14 +85,14 @@ type fairness struct {
 
 // crowd does what is measured while the others are called.
 func (f *fairness) crowd(measured func()) {
-	var stop atomic.Bool
+	ctx, stop := context.WithCancel(f.b.Context())
 	var answered atomic.Int64
 	var wg sync.WaitGroup
 	for i := range aggressorCallers {
 		name := f.others[i%len(f.others)]
 		wg.Go(func() {
-			for !stop.Load() {
-				if _, err := f.n.Client().Invoke(f.b.Context(), &lambda.InvokeInput{FunctionName: aws.String(name), Payload: payload}); err == nil {
+			for ctx.Err() == nil {
+				if _, err := f.client.Invoke(ctx, &lambda.InvokeInput{FunctionName: aws.String(name), Payload: payload}); err == nil {
 					answered.Add(1)
 				}
 			}
@@ -101,7 +103,7 @@ func (f *fairness) crowd(measured func()) {
 	measured()
 	f.rate = float64(answered.Load()-before) / time.Since(begun).Seconds()
 	f.waited = f.waiting()
-	stop.Store(true)
+	stop() // those who wait go away
 	wg.Wait()
 }
 

@@ -61,9 +61,10 @@ func populate(b *testing.B, n *kilntest.Node, from, count int, code []byte) []ti
 	for c := range creators {
 		wg.Go(func() {
 			var own []time.Duration
+			client := n.Client()
 			for i := from + c; i < count; i += creators {
 				t := time.Now()
-				create(b.Context(), b, n, fmt.Sprintf("f%06d", i), code)
+				create(b.Context(), b, client, n, fmt.Sprintf("f%06d", i), code)
 				own = append(own, time.Since(t))
 			}
 			mu.Lock()
@@ -80,9 +81,10 @@ func populate(b *testing.B, n *kilntest.Node, from, count int, code []byte) []ti
 func list(b *testing.B, n *kilntest.Node) []time.Duration {
 	var d []time.Duration
 	var marker *string
+	c := n.Client()
 	for range pages {
 		t := time.Now()
-		out, err := n.Client().ListFunctions(b.Context(), &lambda.ListFunctionsInput{Marker: marker})
+		out, err := c.ListFunctions(b.Context(), &lambda.ListFunctionsInput{Marker: marker})
 		if err != nil {
 			b.Fatal(err)
 		}

@@ -31,7 +31,7 @@ func BenchmarkStorm(b *testing.B) {
 	var answered atomic.Int64
 	stop := make(chan struct{})
 	var wg sync.WaitGroup
-	c := n.Client() // it outlives the process: the address stays
+	c := crowdClient(n, stormCallers) // it outlives the process: the address stays
 	for range stormCallers {
 		wg.Go(func() { storm(b, c, &answered, stop) })
 	}
