@@ -13,7 +13,8 @@ type agenda[T any] struct {
 	mu sync.Mutex
 	// items are in the order of their times, and of being added where those are equal.
 	items []appointment[T] // +checklocks:mu
-	// added says that the first item may be another. One token is enough, for run looks at all items.
+	// added says that the first item may be another. One token is enough, for who takes it takes all items that are due, or has another
+	// look too.
 	added chan struct{}
 }
 
@@ -49,6 +50,11 @@ func (a *agenda[T]) insert(p appointment[T]) {
 	})
 	a.items = slices.Insert(a.items, i, p)
 	a.mu.Unlock()
+	a.tell()
+}
+
+// tell has one who waits look at the first item.
+func (a *agenda[T]) tell() {
 	select {
 	case a.added <- struct{}{}:
 	default:
@@ -61,7 +67,7 @@ func (a *agenda[T]) clear() {
 	a.items = nil
 }
 
-// run works on each item when its time has come, until ctx ends, and returns ctx's error.
+// run works on each item when its time has come, until ctx ends, and returns ctx's error. It may run several times at once.
 func (a *agenda[T]) run(ctx context.Context, w work[T]) error {
 	for {
 		next, err := a.take(ctx, w.now)
@@ -109,6 +115,9 @@ func (a *agenda[T]) pop(now time.Time) (next appointment[T], due time.Duration, 
 		return next, due, false
 	}
 	a.items = a.items[1:]
+	if len(a.items) > 0 {
+		a.tell()
+	}
 	return next, 0, true
 }
 

@@ -92,11 +92,17 @@ func (s *Service) Run(ctx context.Context) error {
 	synced := make(chan struct{})
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return s.follow(ctx, synced) })
-	g.Go(func() error { return s.unsettled.run(ctx, work[catalog.Key]{s.cfg.Now, s.settle, s.willRetry}) })
+	for range settlers {
+		g.Go(func() error { return s.unsettled.run(ctx, work[catalog.Key]{s.cfg.Now, s.settle, s.willRetry}) })
+	}
 	g.Go(func() error { return s.unreferenced.run(ctx, work[object]{s.cfg.Now, s.deleteCode, s.willRetry}) })
 	g.Go(func() error { return s.tidy(ctx, synced) })
 	return g.Wait()
 }
+
+// settlers is how many records are settled at a time: one for each that is created, so that they keep up with many callers whose commits
+// share a write to the disk.
+const settlers = 16
 
 // Handlers returns the handlers of the operations.
 func (s *Service) Handlers() []api.Handler {
