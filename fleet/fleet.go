@@ -16,6 +16,9 @@ var ErrGone = errors.New("environment has ended")
 // ErrNoRoom is wrapped by the error of a Worker.Start that would succeed if enough other environments were stopped first.
 var ErrNoRoom = errors.New("no room for another environment")
 
+// ErrInit is wrapped by the error of a Worker.Start of a Provisioned environment whose INIT failed.
+var ErrInit = errors.New("INIT failed")
+
 // EnvironmentID names one execution environment of one worker; it is never used again.
 type EnvironmentID string
 
@@ -25,10 +28,10 @@ type Ended func(EnvironmentID)
 
 // Worker runs execution environments. It is safe for concurrent use.
 type Worker interface {
-	// Start makes an environment for v and runs its INIT phase. An INIT that fails is not an error: the first Invoke reports
-	// it. Errors are of kind InvalidRuntime (this worker has no such runtime), InvalidZipFile, Unavailable (no room, which
+	// Start makes an environment for v and runs its INIT phase. An INIT that fails is not an error if why is OnDemand: the first Invoke
+	// reports it. Errors are of kind InvalidRuntime (this worker has no such runtime), InvalidZipFile, Unavailable (no room, which
 	// wraps ErrNoRoom, or draining), or Internal.
-	Start(ctx context.Context, v *kiln.Version) (EnvironmentID, error)
+	Start(ctx context.Context, v *kiln.Version, why Initialization) (EnvironmentID, error)
 
 	// Invoke runs one invocation in an idle environment and returns when the function answered, failed or was stopped at its
 	// timeout. reusable says whether the environment can take another; if not, it is already being destroyed. ErrGone means
@@ -43,10 +46,29 @@ type Worker interface {
 	Stop(id EnvironmentID, why End)
 }
 
+// Initialization is why an environment is started.
+type Initialization uint8
+
+// The reasons to start one.
+const (
+	// OnDemand: an invocation waits for it.
+	OnDemand Initialization = iota
+	// Provisioned: it is to be there before one comes.
+	Provisioned
+)
+
+// String returns what AWS calls it, as functions read it in AWS_LAMBDA_INITIALIZATION_TYPE.
+func (i Initialization) String() string {
+	if i == Provisioned {
+		return "provisioned-concurrency"
+	}
+	return "on-demand"
+}
+
 // End is why an environment ended.
 type End uint8
 
-// The reasons. The first four are those of the data plane.
+// The reasons.
 const (
 	// Idle: no invocation came for long.
 	Idle End = iota
@@ -63,11 +85,13 @@ const (
 	OutOfMemory
 	// Crashed: the runtime or the sandbox ended by itself, or broke the protocol of invocations.
 	Crashed
+	// Released: as many are no longer provisioned.
+	Released
 	// Orphaned: the process that had it started has ended.
 	Orphaned
 )
 
-var endNames = [...]string{"idle", "aged", "retired", "evicted", "drained", "init_failed", "timed_out", "out_of_memory", "crashed", "orphaned"}
+var endNames = [...]string{"idle", "aged", "retired", "evicted", "drained", "init_failed", "timed_out", "out_of_memory", "crashed", "released", "orphaned"}
 
 // String returns the reason's name in lower case.
 func (e End) String() string {

@@ -62,7 +62,7 @@ func (s *Service) invoke(ctx context.Context, t Target, inv kiln.Invocation) (ki
 	if err != nil {
 		return kiln.Result{}, nil, err
 	}
-	lease, err := s.Limiter.Acquire(t.Account, t.Function, time.Now())
+	lease, err := s.Limiter.Acquire(v, time.Now())
 	if err != nil {
 		return kiln.Result{}, v, err
 	}

@@ -36,7 +36,7 @@ func (r runner) Invoke(ctx context.Context, _ *kiln.Version, _ kiln.Invocation, 
 }
 
 func service(state kiln.State, run runner) *Service {
-	v := &kiln.Version{Function: "f", State: state}
+	v := &kiln.Version{Account: target.Account, Function: "f", State: state}
 	return &Service{Resolver: &resolver{v: v}, Limiter: admission.New(admission.Config{Concurrency: kiln.Concurrency{Default: 1}}), Runner: run}
 }
 
@@ -70,7 +70,7 @@ func TestWhatCannotRunIsRefusedBeforeItCostsAnything(t *testing.T) {
 
 func TestWhoWasToldThatAFunctionIsActiveIsNotRefused(t *testing.T) {
 	s := service(kiln.StatePending, func(context.Context) (kiln.Result, error) { return kiln.Result{}, nil })
-	s.Resolver.(*resolver).newer = &kiln.Version{Function: "f", State: kiln.StateActive}
+	s.Resolver.(*resolver).newer = &kiln.Version{Account: target.Account, Function: "f", State: kiln.StateActive}
 	if _, _, err := s.Invoke(t.Context(), target, kiln.Invocation{}); err != nil {
 		t.Error(err)
 	}
@@ -81,7 +81,7 @@ func TestWhatRunsHasALease(t *testing.T) {
 	s := service(kiln.StateActive, nil)
 	for i, want := range outcomes {
 		s.Runner = runner(func(context.Context) (kiln.Result, error) {
-			if _, err := s.Limiter.Acquire(target.Account, target.Function, time.Now()); kiln.KindOf(err) != kiln.TooManyRequests {
+			if _, err := s.Limiter.Acquire(&kiln.Version{Account: target.Account, Function: target.Function}, time.Now()); kiln.KindOf(err) != kiln.TooManyRequests {
 				t.Errorf("call %d runs without a lease: %v", i, err)
 			}
 			return kiln.Result{}, want

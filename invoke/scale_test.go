@@ -46,7 +46,7 @@ func TestAFunctionGrowsToItsLimitAsFastAsItMay(t *testing.T) {
 		if worker.Most() != limit || worker.Started() != limit || worker.Running() != 0 {
 			t.Errorf("%d ran at a time in %d environments, and %d still do; the limit is %d", worker.Most(), worker.Started(), worker.Running(), limit)
 		}
-		if _, err := s.Limiter.Acquire(target.Account, "another", time.Now()); err != nil {
+		if _, err := s.Limiter.Acquire(&kiln.Version{Account: target.Account, Function: "another"}, time.Now()); err != nil {
 			t.Errorf("places have leaked: %v", err)
 		}
 	})

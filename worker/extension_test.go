@@ -79,7 +79,7 @@ func TestExtensionsFollowTheLifeOfTheirEnvironment(t *testing.T) {
 		r := newRack(t)
 		for name, v := range r.extended(extension, "") {
 			t.Run(language+" for "+name, func(t *testing.T) {
-				id, err := r.Start(t.Context(), v)
+				id, err := r.Start(t.Context(), v, fleet.OnDemand)
 				if err != nil {
 					t.Fatal(err)
 				}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"kiln"
+	"kiln/fleet"
 	"kiln/worker/environment"
 	"kiln/worker/identity"
 	"kiln/worker/runtime"
@@ -66,7 +67,7 @@ type Spares interface {
 }
 
 // Prepare implements Preparer.
-func (h *Host) Prepare(ctx context.Context, v *kiln.Version) (environment.Config, func(), error) {
+func (h *Host) Prepare(ctx context.Context, v *kiln.Version, why fleet.Initialization) (environment.Config, func(), error) {
 	rt, ok := h.Runtimes.Lookup(v.Runtime)
 	if !ok {
 		return environment.Config{}, nil, kiln.Errorf(kiln.InvalidRuntime,
@@ -86,7 +87,7 @@ func (h *Host) Prepare(ctx context.Context, v *kiln.Version) (environment.Config
 	spec.ID = newID()
 	spec.Limits = limits(v)
 	cfg := environment.Config{
-		Engine: h.Engine, Version: v, InitCPUs: initCPUs, API: h.API, Until: credentials.Expires.Add(-kiln.MaxTimeout),
+		Engine: h.Engine, Version: v, Initialization: why, InitCPUs: initCPUs, API: h.API, Until: credentials.Expires.Add(-kiln.MaxTimeout),
 		Sink: func(lines []byte) { h.Logs.Write(v.Account, v.Function, lines) }, Log: h.Log,
 	}
 	if s, of, ok := h.takeSpare(rt, v); ok {
@@ -95,7 +96,9 @@ func (h *Host) Prepare(ctx context.Context, v *kiln.Version) (environment.Config
 		cfg.Handover = environment.Handover{Mounts: handed(code, opt), Adopt: rt.Adopts(v, of)}
 	}
 	cfg.Sandbox = spec
-	cfg.Process = rt.Process(v, h.Region, stream(spec.ID, v, time.Now()), credentials)
+	cfg.Process = rt.Process(v, runtime.Launch{
+		Region: h.Region, Stream: stream(spec.ID, v, time.Now()), Credentials: credentials, Initialization: why,
+	})
 	if hasExtensions(opt) {
 		// They register before the runtime process starts, so that none that waits can be it.
 		cfg.Process, cfg.Handover.Adopt = runtime.WithExtensions(cfg.Process), false

@@ -32,7 +32,7 @@ const drainGrace = time.Second
 // Preparer turns a version into what an environment needs to start: sandbox, runtime process, code. release is called when the
 // environment has ended. Errors are of the kinds that fleet.Worker.Start names.
 type Preparer interface {
-	Prepare(ctx context.Context, v *kiln.Version) (cfg environment.Config, release func(), err error)
+	Prepare(ctx context.Context, v *kiln.Version, why fleet.Initialization) (cfg environment.Config, release func(), err error)
 	// Yield gives up a sandbox that was booted ahead, to have its memory back. It reports whether there was one.
 	Yield() bool
 }
@@ -90,7 +90,7 @@ func New(cfg Config) *Node {
 }
 
 // Start implements fleet.Worker.
-func (n *Node) Start(ctx context.Context, v *kiln.Version) (fleet.EnvironmentID, error) {
+func (n *Node) Start(ctx context.Context, v *kiln.Version, why fleet.Initialization) (fleet.EnvironmentID, error) {
 	begun := time.Now()
 	memory := v.MemoryMB + overheadMB
 	if err := n.reserve(ctx, memory); err != nil {
@@ -99,11 +99,11 @@ func (n *Node) Start(ctx context.Context, v *kiln.Version) (fleet.EnvironmentID,
 	queued := time.Since(begun)
 	n.starting.Add(1)
 	defer n.starting.Add(-1)
-	id, r, err := n.start(ctx, v, queued)
+	id, r, err := n.start(ctx, v, why, queued)
 	if errors.Is(err, errBoot) && ctx.Err() == nil && kiln.KindOf(err) != kiln.Unavailable {
 		// Nothing of the function has run, and what failed was the platform's: a sandbox or its launcher that died.
 		n.cfg.Log.Warn("start environment once more", "function", v.Function, "err", err)
-		id, r, err = n.start(ctx, v, queued)
+		id, r, err = n.start(ctx, v, why, queued)
 	}
 	if err != nil {
 		n.cfg.Memory.Release(memory)
@@ -115,12 +115,15 @@ func (n *Node) Start(ctx context.Context, v *kiln.Version) (fleet.EnvironmentID,
 		n.destroy(id, r, fleet.Drained)
 		return "", errDraining()
 	}
+	if why == fleet.Provisioned {
+		r.Watch() // there may be no invocation for long that finds out that it has ended
+	}
 	return id, nil
 }
 
 // start starts an environment after queued, for which it has waited for memory.
-func (n *Node) start(ctx context.Context, v *kiln.Version, queued time.Duration) (fleet.EnvironmentID, *resident, error) {
-	cfg, release, err := n.cfg.Preparer.Prepare(ctx, v)
+func (n *Node) start(ctx context.Context, v *kiln.Version, why fleet.Initialization, queued time.Duration) (fleet.EnvironmentID, *resident, error) {
+	cfg, release, err := n.cfg.Preparer.Prepare(ctx, v, why)
 	if err != nil {
 		return "", nil, err
 	}
@@ -128,6 +131,10 @@ func (n *Node) start(ctx context.Context, v *kiln.Version, queued time.Duration)
 	cfg.Queued = queued
 	cfg.Ended = func() { n.lose(id) }
 	e, err := environment.Start(ctx, cfg)
+	if errors.Is(err, fleet.ErrInit) {
+		release()
+		return "", nil, err
+	}
 	if err != nil {
 		release()
 		return "", nil, fmt.Errorf("%w of %s: %w", errBoot, v.Function, err)

@@ -50,7 +50,7 @@ func (p *preparer) Ended(why fleet.End) {
 	p.ends = append(p.ends, why)
 }
 
-func (p *preparer) Prepare(_ context.Context, v *kiln.Version) (environment.Config, func(), error) {
+func (p *preparer) Prepare(_ context.Context, v *kiln.Version, why fleet.Initialization) (environment.Config, func(), error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.err != nil {
@@ -63,7 +63,7 @@ func (p *preparer) Prepare(_ context.Context, v *kiln.Version) (environment.Conf
 		p.held--
 	}
 	return environment.Config{
-		Engine: p.engine.orBroken(p.breakNow), Sandbox: sandbox.Spec{ID: newID()}, Version: v,
+		Engine: p.engine.orBroken(p.breakNow), Sandbox: sandbox.Spec{ID: newID()}, Version: v, Initialization: why,
 		Process: wire.Header{Args: []string{"runtime"}}, Sink: func([]byte) {}, Log: slog.New(slog.DiscardHandler),
 	}, release, nil
 }
@@ -184,7 +184,7 @@ func version() *kiln.Version {
 
 func mustStart(t *testing.T, n *Node) fleet.EnvironmentID {
 	t.Helper()
-	id, err := n.Start(t.Context(), version())
+	id, err := n.Start(t.Context(), version(), fleet.OnDemand)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -207,12 +207,12 @@ func TestMemoryIsPromisedToNoMoreThanFit(t *testing.T) {
 	n, p, _ := running(t)
 	first := mustStart(t, n)
 	mustStart(t, n)
-	if _, err := n.Start(t.Context(), version()); !errors.Is(err, fleet.ErrNoRoom) {
+	if _, err := n.Start(t.Context(), version(), fleet.OnDemand); !errors.Is(err, fleet.ErrNoRoom) {
 		t.Fatalf("the third of two: %v", err)
 	}
 	big := version()
 	big.MemoryMB = 1000
-	if _, err := n.Start(t.Context(), big); kiln.KindOf(err) != kiln.Unavailable || errors.Is(err, fleet.ErrNoRoom) {
+	if _, err := n.Start(t.Context(), big, fleet.OnDemand); kiln.KindOf(err) != kiln.Unavailable || errors.Is(err, fleet.ErrNoRoom) {
 		t.Errorf("one that can never fit: %v", err)
 	}
 	n.Stop(first, fleet.Idle)
@@ -232,7 +232,7 @@ func TestSandboxesThatWaitMakeRoom(t *testing.T) {
 	}
 	mustStart(t, n)
 	mustStart(t, n)
-	if _, err := n.Start(t.Context(), version()); !errors.Is(err, fleet.ErrNoRoom) {
+	if _, err := n.Start(t.Context(), version(), fleet.OnDemand); !errors.Is(err, fleet.ErrNoRoom) {
 		t.Errorf("the third of two: %v", err)
 	}
 	if p.spares != 0 {
@@ -244,7 +244,7 @@ func TestAFailedStartGivesItsMemoryBack(t *testing.T) {
 	n, p, _ := running(t)
 	p.err = kiln.Errorf(kiln.InvalidRuntime, "no such runtime")
 	for range 5 {
-		if _, err := n.Start(t.Context(), version()); kiln.KindOf(err) != kiln.InvalidRuntime {
+		if _, err := n.Start(t.Context(), version(), fleet.OnDemand); kiln.KindOf(err) != kiln.InvalidRuntime {
 			t.Fatalf("got %v", err)
 		}
 	}
@@ -277,7 +277,7 @@ func TestDrainingEndsEverythingAndTakesNothing(t *testing.T) {
 	if n.Environments() != 0 || p.count() != 0 || n.cfg.Memory.Reserved() != 0 {
 		t.Errorf("%d environments, %d holds, %d MB are left", n.Environments(), p.count(), n.cfg.Memory.Reserved())
 	}
-	if _, err := n.Start(t.Context(), version()); kiln.KindOf(err) != kiln.Unavailable {
+	if _, err := n.Start(t.Context(), version(), fleet.OnDemand); kiln.KindOf(err) != kiln.Unavailable {
 		t.Errorf("a start while draining: %v", err)
 	}
 	if !slices.Equal(p.ends, []fleet.End{fleet.Drained, fleet.Drained}) || !slices.Equal(p.starts, []kiln.Start{kiln.Booted, kiln.Booted}) {
@@ -329,7 +329,7 @@ func TestABootThatFailsIsTriedOnceMore(t *testing.T) {
 	for failures, want := range map[int]bool{1: true, 2: false} {
 		n, p, end := running(t)
 		p.engine.failures = failures
-		_, err := n.Start(t.Context(), version())
+		_, err := n.Start(t.Context(), version(), fleet.OnDemand)
 		if (err == nil) != want || err != nil && kiln.KindOf(err) != kiln.Internal {
 			t.Errorf("after %d failures: %v", failures, err)
 		}
@@ -389,7 +389,7 @@ func TestAStartWaitsForTheMemoryOfWhatIsBeingDestroyed(t *testing.T) {
 	}
 	started := make(chan error, 1) // one value, so that its sender never waits
 	go func() {
-		_, err := n.Start(t.Context(), version())
+		_, err := n.Start(t.Context(), version(), fleet.OnDemand)
 		started <- err
 	}()
 	close(slow)

@@ -193,7 +193,7 @@ func (r *rack) function(id string, memoryMB int, env map[string]string, files ma
 // call starts an environment of v and returns its first answer.
 func (r *rack) call(v *kiln.Version) (kiln.Result, fleet.EnvironmentID) {
 	r.Helper()
-	id, err := r.Start(r.Context(), v)
+	id, err := r.Start(r.Context(), v, fleet.OnDemand)
 	if err != nil {
 		r.Fatal(err)
 	}

@@ -36,7 +36,7 @@ func (w *Worker) Most() int { return int(w.most.Load()) }
 func (w *Worker) Invoked() int { return int(w.invoked.Load()) }
 
 // Start implements fleet.Worker.
-func (w *Worker) Start(context.Context, *kiln.Version) (fleet.EnvironmentID, error) {
+func (w *Worker) Start(context.Context, *kiln.Version, fleet.Initialization) (fleet.EnvironmentID, error) {
 	return fleet.EnvironmentID(strconv.FormatInt(w.started.Add(1), 10)), nil
 }
 

@@ -114,10 +114,10 @@ func (c *Client) call(ctx context.Context, method string, in, out any) error {
 }
 
 // Start implements fleet.Worker.
-func (c *Client) Start(ctx context.Context, v *kiln.Version) (fleet.EnvironmentID, error) {
+func (c *Client) Start(ctx context.Context, v *kiln.Version, why fleet.Initialization) (fleet.EnvironmentID, error) {
 	var out Started
 	// It is bounded by the worker itself. One that nobody waits for any more would be lost if it came after all.
-	if err := c.call(context.WithoutCancel(ctx), "Start", *v, &out); err != nil {
+	if err := c.call(context.WithoutCancel(ctx), "Start", Starting{*v, why}, &out); err != nil {
 		return "", &kiln.Error{Kind: kiln.Unavailable, Message: "The worker that was to run the function has ended. Please try again.", Cause: err}
 	}
 	c.free.Store(int64(out.Free))

@@ -25,6 +25,12 @@ type Bearer struct {
 	Known bool
 }
 
+// Starting is what Start is asked for.
+type Starting struct {
+	Version kiln.Version
+	Why     fleet.Initialization
+}
+
 // Started is the answer to Start. Fault is nil if there was no error.
 type Started struct {
 	ID    fleet.EnvironmentID
@@ -59,14 +65,14 @@ type Fault struct {
 	Kind                   kiln.Kind
 	Message, Reason, Cause string
 	RetryAfter             time.Duration
-	Gone, NoRoom           bool
+	Gone, NoRoom, Init     bool
 }
 
 func faultOf(err error) *Fault {
 	if err == nil {
 		return nil
 	}
-	f := &Fault{Gone: errors.Is(err, fleet.ErrGone), NoRoom: errors.Is(err, fleet.ErrNoRoom)}
+	f := &Fault{Gone: errors.Is(err, fleet.ErrGone), NoRoom: errors.Is(err, fleet.ErrNoRoom), Init: errors.Is(err, fleet.ErrInit)}
 	e, ok := errors.AsType[*kiln.Error](err)
 	if !ok {
 		f.Message = err.Error()
@@ -90,6 +96,8 @@ func (f *Fault) err() error {
 	switch {
 	case f.NoRoom:
 		e.Cause = fleet.ErrNoRoom
+	case f.Init:
+		e.Cause = fleet.ErrInit
 	case f.Cause != "":
 		e.Cause = errors.New(f.Cause)
 	}

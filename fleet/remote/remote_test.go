@@ -35,7 +35,7 @@ func newWorker() *worker {
 	}
 }
 
-func (w *worker) Start(_ context.Context, v *kiln.Version) (fleet.EnvironmentID, error) {
+func (w *worker) Start(_ context.Context, v *kiln.Version, _ fleet.Initialization) (fleet.EnvironmentID, error) {
 	return w.start(v)
 }
 
@@ -108,7 +108,7 @@ func TestAWorkerInAnotherProcessDoesWhatItIsAsked(t *testing.T) {
 		}
 		return "e", nil
 	}
-	id, err := r.client.Start(t.Context(), v)
+	id, err := r.client.Start(t.Context(), v, fleet.OnDemand)
 	if id != "e" || err != nil || r.client.Free() != 42 {
 		t.Fatalf("started %q, %v, %d MB free", id, err, r.client.Free())
 	}
@@ -143,7 +143,7 @@ func TestErrorsOfAWorkerKeepTheirKinds(t *testing.T) {
 		"internal":   {errors.New("m"), kiln.Internal, false},
 	} {
 		r.start = func(*kiln.Version) (fleet.EnvironmentID, error) { return "", c.err }
-		_, err := r.client.Start(t.Context(), &kiln.Version{})
+		_, err := r.client.Start(t.Context(), &kiln.Version{}, fleet.OnDemand)
 		if kiln.KindOf(err) != c.kind || errors.Is(err, fleet.ErrNoRoom) != c.noRoom || errors.Is(err, ErrLost) {
 			t.Errorf("%s: got %v", name, err)
 		}
@@ -159,7 +159,7 @@ func TestErrorsOfAWorkerKeepTheirKinds(t *testing.T) {
 func TestEnvironmentsThatEndAreTold(t *testing.T) {
 	r := newRig(t)
 	for _, f := range []kiln.FunctionName{"a", "b"} {
-		if _, err := r.client.Start(t.Context(), &kiln.Version{Function: f}); err != nil {
+		if _, err := r.client.Start(t.Context(), &kiln.Version{Function: f}, fleet.OnDemand); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -173,7 +173,7 @@ func TestEnvironmentsThatEndAreTold(t *testing.T) {
 func TestEnvironmentsEndWithWhoStartedThem(t *testing.T) {
 	r := newRig(t)
 	for _, f := range []kiln.FunctionName{"a", "b"} {
-		if _, err := r.client.Start(t.Context(), &kiln.Version{Function: f}); err != nil {
+		if _, err := r.client.Start(t.Context(), &kiln.Version{Function: f}, fleet.OnDemand); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -186,7 +186,7 @@ func TestEnvironmentsEndWithWhoStartedThem(t *testing.T) {
 	if err := <-r.lost; !errors.Is(err, ErrLost) {
 		t.Errorf("the client ended with %v", err)
 	}
-	if _, err := r.client.Start(t.Context(), &kiln.Version{}); kiln.KindOf(err) != kiln.Unavailable || !errors.Is(err, ErrLost) {
+	if _, err := r.client.Start(t.Context(), &kiln.Version{}, fleet.OnDemand); kiln.KindOf(err) != kiln.Unavailable || !errors.Is(err, ErrLost) {
 		t.Errorf("start over a connection that has ended: %v", err)
 	}
 }
@@ -201,7 +201,7 @@ func TestWhatWasBeingStartedEndsWithWhoAskedForIt(t *testing.T) {
 	}
 	asked := make(chan error, 1)
 	go func() {
-		_, err := r.client.Start(context.WithoutCancel(t.Context()), &kiln.Version{})
+		_, err := r.client.Start(context.WithoutCancel(t.Context()), &kiln.Version{}, fleet.OnDemand)
 		asked <- err
 	}()
 	<-starting
@@ -220,7 +220,7 @@ func TestAWorkerThatHangsIsLost(t *testing.T) {
 	release := make(chan struct{})
 	r.start = func(*kiln.Version) (fleet.EnvironmentID, error) { <-release; return "", errors.New("too late") }
 	r.hang.Store(&release)
-	_, err := r.client.Start(t.Context(), &kiln.Version{})
+	_, err := r.client.Start(t.Context(), &kiln.Version{}, fleet.OnDemand)
 	if !errors.Is(err, ErrLost) {
 		t.Errorf("got %v", err)
 	}
@@ -232,7 +232,7 @@ func TestAWorkerThatHangsIsLost(t *testing.T) {
 
 func TestInvocationsThatRunHaveTheirTimeWhenAWorkerEnds(t *testing.T) {
 	r := newRig(t)
-	id, err := r.client.Start(t.Context(), &kiln.Version{Function: "f"})
+	id, err := r.client.Start(t.Context(), &kiln.Version{Function: "f"}, fleet.OnDemand)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -251,7 +251,7 @@ func TestInvocationsThatRunHaveTheirTimeWhenAWorkerEnds(t *testing.T) {
 	stopped := make(chan struct{})
 	go func() { defer close(stopped); r.stop() }()
 	for { // until the drain has begun
-		if _, err := r.client.Start(t.Context(), &kiln.Version{Function: "g"}); err != nil {
+		if _, err := r.client.Start(t.Context(), &kiln.Version{Function: "g"}, fleet.OnDemand); err != nil {
 			if kiln.KindOf(err) != kiln.Unavailable {
 				t.Errorf("start while it drains: %v", err)
 			}

@@ -187,13 +187,13 @@ type session struct {
 }
 
 // Start answers fleet.Worker.Start.
-func (s *session) Start(v kiln.Version, out *Started) error {
+func (s *session) Start(in Starting, out *Started) error {
 	if !s.server.begin() {
 		out.Fault = &Fault{Kind: kiln.Unavailable, Message: "The worker is shutting down."}
 		return nil
 	}
 	defer s.server.finish()
-	id, err := s.server.cfg.Worker.Start(s.ctx, &v)
+	id, err := s.server.cfg.Worker.Start(s.ctx, &in.Version, in.Why)
 	*out = Started{ID: id, Free: s.server.cfg.Free(), Fault: faultOf(err)}
 	if err == nil {
 		s.mu.Lock()

@@ -215,6 +215,22 @@ func (q *Queue[T]) NextOf(now time.Time, f Flow, units float64, got time.Time) (
 	return q.serve(now, least, c), least == k
 }
 
+// Take takes out the oldest waiter of f in the foreground that is to have what cannot be given to another, nil if there is none.
+func (q *Queue[T]) Take(now time.Time, f Flow, of func(T) bool) *Waiter[T] {
+	t := q.tenants[f.Tenant]
+	if t == nil || t.keys[f.Key] == nil {
+		return nil
+	}
+	for _, w := range t.keys[f.Key].waiters[Foreground] {
+		if of(w.Item) {
+			q.last = now
+			q.Remove(w)
+			return w
+		}
+	}
+	return nil
+}
+
 // Owes reports whether from has to hand over to another flow what it has had since got, of size units: when it has had its quantum
 // and the other holds nothing, when it is ahead by more than the quantum, and always when nobody has been short for long.
 func (q *Queue[T]) Owes(now time.Time, from, to Flow, units float64, got time.Time) bool {

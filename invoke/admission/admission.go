@@ -1,6 +1,6 @@
 // Package admission decides whether an invocation may begin, before anything is spent on it, and whether an environment may be started
 // for it. Its limits are AWS's (https://docs.aws.amazon.com/lambda/latest/dg/lambda-concurrency.html): an account's concurrency, of
-// which functions may have a part reserved; ten requests a second for each place of it; and how fast a function may grow.
+// which functions may have a part reserved or provisioned; ten requests a second for each place of it; and how fast a function may grow.
 package admission
 
 import (
@@ -36,7 +36,7 @@ type Limiter struct {
 
 	mu       sync.Mutex
 	accounts map[kiln.AccountID]*account // +checklocks:mu
-	// dormant are functions of which nothing runs and nothing is reserved, the longest first.
+	// dormant are functions of which nothing runs and for which nothing is kept, the longest first.
 	dormant list // +checklocks:mu
 }
 
@@ -45,9 +45,9 @@ type account struct {
 	id kiln.AccountID
 	// limit is for all invocations at a time, of which reserved is kept for functions by themselves.
 	limit, reserved int
-	// running counts all invocations, and shared those of functions without a reservation.
+	// running counts all invocations, and shared those that have no place which is kept for their functions.
 	running, shared int
-	// requests are those of functions without a reservation.
+	// requests are those that may become shared.
 	requests  bucket
 	functions map[kiln.FunctionName]*function
 }
@@ -59,14 +59,20 @@ type function struct {
 	name    kiln.FunctionName
 	running int
 	// reserved is how many invocations may run at a time, or unreserved.
-	reserved         int
-	requests, starts bucket
+	reserved int
+	// provisions are by deployment. places is the sum of theirs, and provisioned how many invocations have one.
+	provisions          map[string]*provision
+	places, provisioned int
+	requests, starts    bucket
 
 	// since is when it became dormant; previous and next are its neighbours then.
 	since          time.Time
 	previous, next *function
 	listed         bool
 }
+
+// provision is the places that the invocations of a deployment have before others.
+type provision struct{ places, running int }
 
 const unreserved = -1
 
@@ -82,41 +88,63 @@ func New(cfg Config) *Limiter {
 }
 
 // Lease is one invocation's place within the limits. Release it once.
-type Lease struct{ function *function }
+type Lease struct {
+	function *function
+	// provision is whose place it is, nil if it is none that is provisioned.
+	provision *provision
+}
 
-// Acquire takes a place for one invocation of a function, or returns an error of kind TooManyRequests at once.
-func (l *Limiter) Acquire(a kiln.AccountID, name kiln.FunctionName, now time.Time) (Lease, error) {
+// Acquire takes a place for one invocation of v, one that is provisioned for it if there is any left, or returns an error of kind
+// TooManyRequests at once.
+func (l *Limiter) Acquire(v *kiln.Version, now time.Time) (Lease, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.forget(now)
-	f := l.find(a, name)
-	if err := f.admit(now); err != nil {
+	f := l.find(v.Account, v.Function)
+	p := f.provisions[v.Deployment]
+	if p != nil && p.running >= p.places {
+		p = nil
+	}
+	if err := f.admit(p, now); err != nil {
 		l.settle(f, now)
 		return Lease{}, err
 	}
 	l.dormant.remove(f)
-	f.running++
-	f.account.running++
-	if f.reserved == unreserved {
-		f.account.shared++
-	}
-	return Lease{f}, nil
+	f.count(p, 1)
+	return Lease{f, p}, nil
 }
 
-// admit takes one request of f's rate, or returns why f cannot have another invocation.
-func (f *function) admit(now time.Time) error {
+// count counts n more invocations that run, with places of p if that is not nil.
+func (f *function) count(p *provision, n int) {
+	f.running += n
+	f.account.running += n
+	switch {
+	case p != nil:
+		p.running += n
+		f.provisioned += n
+	case f.reserved == unreserved:
+		f.account.shared += n
+	}
+}
+
+// admit takes one request of f's rate, or returns why f cannot have another invocation, with a place of p if that is not nil.
+func (f *function) admit(p *provision, now time.Time) error {
 	a := f.account
 	switch {
-	case f.reserved == 0:
+	case f.reserved == 0, f.reserved != unreserved && p == nil && f.reserved <= f.places:
 		return throttled(kiln.ReservedConcurrencyExceeded, 0) // as AWS: to try again is of no use
-	case f.reserved != unreserved && f.running >= f.reserved:
+	case f.reserved != unreserved && (f.running >= f.reserved || p == nil && f.running-f.provisioned >= f.reserved-f.places):
 		return throttled(kiln.ReservedConcurrencyExceeded, retryConcurrency)
 	// An account that has just reserved something may have more running than what it shares is then.
-	case a.running >= a.limit, f.reserved == unreserved && a.shared >= a.unreserved():
+	case a.running >= a.limit, f.reserved == unreserved && p == nil && a.shared >= a.unreserved():
 		return throttled(kiln.ConcurrencyExceeded, retryConcurrency)
 	case f.reserved != unreserved:
 		if wait := f.requests.take(now, requestRate(f.reserved)); wait > 0 {
 			return throttled(kiln.ReservedRateExceeded, wait)
+		}
+	case p != nil:
+		if wait := f.requests.take(now, requestRate(f.places)); wait > 0 {
+			return throttled(kiln.RateExceeded, wait)
 		}
 	default:
 		if wait := a.requests.take(now, requestRate(a.unreserved())); wait > 0 {
@@ -139,11 +167,7 @@ func (p Lease) Release(now time.Time) {
 	if f.running == 0 {
 		panic(fmt.Sprintf("admission: lease of account %s released twice", f.account.id))
 	}
-	f.running--
-	f.account.running--
-	if f.reserved == unreserved {
-		f.account.shared--
-	}
+	f.count(p.provision, -1)
 	l.settle(f, now)
 }
 
@@ -170,21 +194,45 @@ func (l *Limiter) Reserve(a kiln.AccountID, name kiln.FunctionName, places *int,
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	f := l.find(a, name)
-	if f.reserved == unreserved {
-		f.account.shared -= f.running
-	} else {
-		f.account.reserved -= f.reserved
-	}
+	f.claim(-1)
 	f.reserved = unreserved
 	if places != nil {
 		f.reserved = *places
 	}
-	if f.reserved == unreserved {
-		f.account.shared += f.running
-	} else {
-		f.account.reserved += f.reserved
-	}
+	f.claim(1)
 	l.settle(f, now)
+}
+
+// Provision sets how many invocations of which deployments of a function have places that others cannot have: others of its account, or,
+// if it has a reservation, others of its own. What runs goes on with the places that it has.
+func (l *Limiter) Provision(a kiln.AccountID, name kiln.FunctionName, places map[string]int, now time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	f := l.find(a, name)
+	f.claim(-1)
+	old := f.provisions
+	f.provisions, f.places = make(map[string]*provision, len(places)), 0
+	for deployment, n := range places {
+		p := old[deployment]
+		if p == nil {
+			p = new(provision)
+		}
+		p.places = n
+		f.provisions[deployment] = p
+		f.places += n
+	}
+	f.claim(1)
+	l.settle(f, now)
+}
+
+// claim counts what f's account keeps for f, and what f has running of what the account shares; sign is 1 or -1.
+func (f *function) claim(sign int) {
+	if f.reserved != unreserved {
+		f.account.reserved += sign * f.reserved
+		return
+	}
+	f.account.reserved += sign * f.places
+	f.account.shared += sign * (f.running - f.provisioned)
 }
 
 // find returns what is known of a function.
@@ -209,7 +257,7 @@ func (l *Limiter) find(id kiln.AccountID, name kiln.FunctionName) *function {
 // +checklocks:l.mu
 func (l *Limiter) settle(f *function, now time.Time) {
 	l.dormant.remove(f)
-	if f.running == 0 && f.reserved == unreserved {
+	if f.running == 0 && f.reserved == unreserved && len(f.provisions) == 0 {
 		f.since = now
 		l.dormant.add(f)
 	}

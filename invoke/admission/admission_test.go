@@ -24,9 +24,13 @@ func limited(concurrency int) *Limiter {
 	return New(Config{Concurrency: kiln.Concurrency{Default: concurrency}})
 }
 
+func version(a kiln.AccountID, f kiln.FunctionName) *kiln.Version {
+	return &kiln.Version{Account: a, Function: f}
+}
+
 func acquire(t *testing.T, l *Limiter, a kiln.AccountID, f kiln.FunctionName, now time.Time) Lease {
 	t.Helper()
-	lease, err := l.Acquire(a, f, now)
+	lease, err := l.Acquire(version(a, f), now)
 	if err != nil {
 		t.Fatalf("acquire %s of %s: %v", f, a, err)
 	}
@@ -46,10 +50,10 @@ func TestLimitHoldsPerAccount(t *testing.T) {
 	l := New(Config{Concurrency: kiln.Concurrency{Default: 2, Accounts: map[kiln.AccountID]int{two: 1}}})
 	first := acquire(t, l, one, "f", start)
 	acquire(t, l, one, "g", start)
-	_, err := l.Acquire(one, "h", start)
+	_, err := l.Acquire(version(one, "h"), start)
 	wantThrottled(t, err, kiln.ConcurrencyExceeded)
 	acquire(t, l, two, "f", start)
-	_, err = l.Acquire(two, "f", start)
+	_, err = l.Acquire(version(two, "f"), start)
 	wantThrottled(t, err, kiln.ConcurrencyExceeded)
 	first.Release(start)
 	acquire(t, l, one, "h", start)
@@ -59,25 +63,25 @@ func TestWhatIsReservedIsTheFunctionsAlone(t *testing.T) {
 	l := limited(3)
 	l.Reserve(one, "f", new(2), start)
 	shared := acquire(t, l, one, "g", start)
-	_, err := l.Acquire(one, "h", start)
+	_, err := l.Acquire(version(one, "h"), start)
 	wantThrottled(t, err, kiln.ConcurrencyExceeded)
 	acquire(t, l, one, "f", start)
 	acquire(t, l, one, "f", start)
-	_, err = l.Acquire(one, "f", start)
+	_, err = l.Acquire(version(one, "f"), start)
 	wantThrottled(t, err, kiln.ReservedConcurrencyExceeded)
 	shared.Release(start)
-	_, err = l.Acquire(one, "f", start)
+	_, err = l.Acquire(version(one, "f"), start)
 	wantThrottled(t, err, kiln.ReservedConcurrencyExceeded)
 	l.Reserve(one, "f", nil, start) // two of it run, and count among the rest
 	acquire(t, l, one, "f", start)
-	_, err = l.Acquire(one, "g", start)
+	_, err = l.Acquire(version(one, "g"), start)
 	wantThrottled(t, err, kiln.ConcurrencyExceeded)
 }
 
 func TestNothingReservedStopsAFunction(t *testing.T) {
 	l := limited(3)
 	l.Reserve(one, "f", new(0), start)
-	_, err := l.Acquire(one, "f", start)
+	_, err := l.Acquire(version(one, "f"), start)
 	e, ok := errors.AsType[*kiln.Error](err)
 	if !ok || e.Reason != kiln.ReservedConcurrencyExceeded || e.RetryAfter != 0 {
 		t.Errorf("got %#v, want no time to try again", err)
@@ -92,7 +96,7 @@ func TestAReservationDoesNotLiftTheAccountsLimit(t *testing.T) {
 	running := acquire(t, l, one, "g", start)
 	acquire(t, l, one, "g", start)
 	l.Reserve(one, "f", new(1), start)
-	_, err := l.Acquire(one, "f", start)
+	_, err := l.Acquire(version(one, "f"), start)
 	wantThrottled(t, err, kiln.ConcurrencyExceeded)
 	running.Release(start)
 	acquire(t, l, one, "f", start)
@@ -109,11 +113,11 @@ func TestRequestsAreTenASecondForEachPlace(t *testing.T) {
 		for range c.rate {
 			acquire(t, l, one, name, now).Release(now)
 		}
-		_, err := l.Acquire(one, name, now)
+		_, err := l.Acquire(version(one, name), now)
 		wantThrottled(t, err, c.reason)
 		now = now.Add(time.Second / time.Duration(c.rate))
 		acquire(t, l, one, name, now).Release(now)
-		_, err = l.Acquire(one, name, now)
+		_, err = l.Acquire(version(one, name), now)
 		wantThrottled(t, err, c.reason)
 	}
 }
@@ -248,7 +252,7 @@ func compareWithModel(t *testing.T, steps []byte) {
 		name := kiln.FunctionName('a' + rune(step%functions))
 		switch what := step >> shift; {
 		case what < 32:
-			lease, err := l.Acquire(one, name, now)
+			lease, err := l.Acquire(version(one, name), now)
 			if want := m.refusal(name); want != "" {
 				if e, ok := errors.AsType[*kiln.Error](err); !ok || e.Reason != want {
 					t.Fatalf("step %d: got %v, want %s", i, err, want)
@@ -311,7 +315,7 @@ func TestNeverMoreThanTheLimitsRuns(t *testing.T) {
 		wg.Go(func() {
 			for call := range calls {
 				now := start.Add(time.Duration(call) * time.Minute)
-				lease, err := l.Acquire(one, f, now)
+				lease, err := l.Acquire(version(one, f), now)
 				if err != nil {
 					continue
 				}
@@ -336,7 +340,7 @@ func BenchmarkAcquireAndRelease(b *testing.B) {
 	b.SetParallelism(4) // 8 callers on 2 processors
 	b.RunParallel(func(pb *testing.PB) {
 		for pb.Next() {
-			lease, err := l.Acquire(one, "f", time.Now())
+			lease, err := l.Acquire(version(one, "f"), time.Now())
 			if err != nil {
 				b.Error(err)
 				return

@@ -31,6 +31,8 @@ type Config struct {
 	MaxWait time.Duration
 	// Observer is told of those that waited; nil means that nobody is.
 	Observer Observer
+	// Lost is told when an environment that was provisioned has ended or ends; nil means that nobody is. It must not block.
+	Lost func()
 }
 
 // Observer counts invocations that wait for room. It must not block, and is called from many goroutines at once.
@@ -98,6 +100,9 @@ func New(cfg Config) *Assigner {
 	}
 	if cfg.MaxWaiting == 0 {
 		cfg.MaxWaiting = DefaultMaxWaiting
+	}
+	if cfg.Lost == nil {
+		cfg.Lost = func() {}
 	}
 	if cfg.MaxWait == 0 {
 		cfg.MaxWait = DefaultMaxWait
@@ -205,7 +210,7 @@ func (a *Assigner) start(ctx context.Context, w *waiter) (fleet.EnvironmentID, e
 	for {
 		s, err := a.try(ctx, w)
 		if err == nil {
-			a.table.Add(v.Deployment, s)
+			a.add(w, s)
 			return s.ID, nil
 		}
 		if !errors.Is(err, fleet.ErrNoRoom) {
@@ -214,7 +219,7 @@ func (a *Assigner) start(ctx context.Context, w *waiter) (fleet.EnvironmentID, e
 		}
 		now := time.Now()
 		a.hold(now, v, -1)
-		if id, ok := a.table.Claim(v.Deployment); ok {
+		if id, ok := a.claim(w); ok {
 			return id, nil
 		}
 		if !a.evict(now, w) {
@@ -242,9 +247,12 @@ func (a *Assigner) try(ctx context.Context, w *waiter) (Start, error) {
 		a.cfg.Worker.Stop(w.got.surrendered, fleet.Evicted)
 	}
 	begun := time.Now()
-	work, cancel := working(ctx, w.version)
+	work, cancel := ctx, context.CancelFunc(func() {})
+	if w.why == fleet.OnDemand {
+		work, cancel = working(ctx, w.version)
+	}
 	defer cancel()
-	id, err := a.cfg.Worker.Start(work, w.version)
+	id, err := a.cfg.Worker.Start(work, w.version, w.why)
 	now := time.Now()
 	return Start{
 		ID: id, Flow: flow(w.version), At: now, Took: now.Sub(begun), MemoryMB: w.version.MemoryMB,
@@ -262,12 +270,14 @@ func (a *Assigner) release(v *kiln.Version, id fleet.EnvironmentID, reusable, in
 	if !reusable {
 		a.table.Drop(id)
 		a.letGo(now, s)
+		a.lose(s)
 		return
 	}
 	why, ok := a.table.Put(id, now)
 	switch {
 	case !ok:
 		a.doom(why, s)
+		a.lose(s)
 	case a.queue.Waiting() > 0:
 		a.pass(now, s)
 	}
@@ -288,6 +298,7 @@ func (a *Assigner) Ended(id fleet.EnvironmentID) {
 	defer a.mu.Unlock()
 	if s, idle := a.table.Ended(id); idle {
 		a.letGo(time.Now(), s)
+		a.lose(s)
 	}
 }
 

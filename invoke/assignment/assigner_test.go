@@ -18,7 +18,7 @@ import (
 // place returns a lease of a limiter that limits nobody else.
 func place(t *testing.T) admission.Lease {
 	t.Helper()
-	lease, err := admission.New(admission.Config{}).Acquire("111111111111", "f", time.Now())
+	lease, err := admission.New(admission.Config{}).Acquire(&kiln.Version{Account: "111111111111", Function: "f"}, time.Now())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -48,7 +48,7 @@ func newFakeWorker(room int) *fakeWorker {
 	}
 }
 
-func (w *fakeWorker) Start(context.Context, *kiln.Version) (fleet.EnvironmentID, error) {
+func (w *fakeWorker) Start(context.Context, *kiln.Version, fleet.Initialization) (fleet.EnvironmentID, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if len(w.alive) >= w.room {
@@ -309,7 +309,7 @@ func TestAFunctionThatGrowsTooFastIsRefused(t *testing.T) {
 		a := New(Config{Worker: w})
 		v := &kiln.Version{Account: "111111111111", Function: "f"}
 		invoke := func(deployment string) error {
-			lease, err := limiter.Acquire(v.Account, v.Function, time.Now())
+			lease, err := limiter.Acquire(v, time.Now())
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -344,18 +344,18 @@ func TestThePlaceIsHeldUntilTheEnvironmentIsFree(t *testing.T) {
 	w.unsettled = true
 	limiter := admission.New(admission.Config{Concurrency: kiln.Concurrency{Default: 1}})
 	a := New(Config{Worker: w})
-	lease, err := limiter.Acquire("111111111111", "f", time.Now())
+	lease, err := limiter.Acquire(&kiln.Version{Account: "111111111111", Function: "f"}, time.Now())
 	if err != nil {
 		t.Fatal(err)
 	}
 	if _, err := a.Invoke(t.Context(), &kiln.Version{Deployment: "d"}, kiln.Invocation{}, lease); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := limiter.Acquire("111111111111", "f", time.Now()); kiln.KindOf(err) != kiln.TooManyRequests {
+	if _, err := limiter.Acquire(&kiln.Version{Account: "111111111111", Function: "f"}, time.Now()); kiln.KindOf(err) != kiln.TooManyRequests {
 		t.Errorf("while extensions go on: %v", err)
 	}
 	w.settle[0](true)
-	if _, err := limiter.Acquire("111111111111", "f", time.Now()); err != nil {
+	if _, err := limiter.Acquire(&kiln.Version{Account: "111111111111", Function: "f"}, time.Now()); err != nil {
 		t.Errorf("after that: %v", err)
 	}
 }

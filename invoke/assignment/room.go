@@ -22,9 +22,10 @@ const (
 	lookForRoom = 100 * time.Millisecond
 )
 
-// waiter is an invocation that has no environment yet.
+// waiter is an invocation that has no environment yet, or one that is provisioned and has no room yet.
 type waiter struct {
 	version *kiln.Version
+	why     fleet.Initialization
 	// grants has room for the one grant that there is for each time that it waits.
 	grants chan grant
 	got    grant
@@ -144,13 +145,17 @@ func (a *Assigner) listen(ctx context.Context, w *waiter) error {
 //
 // +checklocks:a.mu
 func (a *Assigner) pass(now time.Time, s Start) {
+	if s.Provisioned {
+		a.passProvisioned(now, s)
+		return
+	}
 	next, _ := a.queue.NextOf(now, s.Flow, float64(s.MemoryMB), s.At)
 	if next == nil {
 		return
 	}
 	a.granted = now
 	w := next.Item
-	if a.table.Serves(s.ID, w.version.Deployment) {
+	if w.why == fleet.OnDemand && a.table.Serves(s.ID, w.version.Deployment) {
 		a.table.Pass(s.ID)
 		w.grants <- grant{id: s.ID, passed: true}
 		return

@@ -250,8 +250,8 @@ const startTime = 50 * time.Millisecond
 
 type slowStart struct{ *fakeWorker }
 
-func (s slowStart) Start(ctx context.Context, v *kiln.Version) (fleet.EnvironmentID, error) {
-	id, err := s.fakeWorker.Start(ctx, v)
+func (s slowStart) Start(ctx context.Context, v *kiln.Version, why fleet.Initialization) (fleet.EnvironmentID, error) {
+	id, err := s.fakeWorker.Start(ctx, v, why)
 	if err == nil {
 		time.Sleep(startTime)
 	}

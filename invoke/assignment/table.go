@@ -14,14 +14,18 @@ import (
 type Table struct {
 	deployments  map[string]*deployment
 	environments map[fleet.EnvironmentID]*environment
-	// ranking are the idle ones by their value, and floor is the value of the one that was evicted last.
+	// ranking are the idle ones by their value, but for those that are provisioned, and floor is the value of the one that was evicted
+	// last.
 	ranking ranking
 	floor   float64
 }
 
 type deployment struct {
-	// idle is a stack: the newest is taken first, so that what a burst needed grows old and ends.
-	idle []*environment
+	// idle is a stack: the newest is taken first, so that what a burst needed grows old and ends. Those that are provisioned, which stay,
+	// are in provisioned and are taken before.
+	idle, provisioned []*environment
+	// kept are the provisioned ones, idle or busy.
+	kept []*environment
 	// busy counts environments, and those that are being started.
 	busy    int
 	retired bool
@@ -29,12 +33,15 @@ type deployment struct {
 	startTime time.Duration
 }
 
-// environment is one that has started. since, value and rank mean something only while it is idle.
+// environment is one that has started. since, value and rank mean something only while it is idle, and only since if it is provisioned.
 type environment struct {
 	Start
 	deployment string
 	ended      bool
+	// released says that it is no longer provisioned, and to end when it is not busy any more.
+	released bool
 
+	idle  bool
 	since time.Time
 	value float64
 	rank  int
@@ -49,6 +56,8 @@ type Start struct {
 	// Took is how long the start took, INIT and all, and MemoryMB what the environment holds.
 	Took     time.Duration
 	MemoryMB int
+	// Provisioned says that it stays, whether it is used or not.
+	Provisioned bool
 	// Until is when it is too old to become or to stay idle.
 	Until time.Time
 }
@@ -73,13 +82,80 @@ func (t *Table) Take(d string) (id fleet.EnvironmentID, ok bool) {
 // Claim is Take for a caller that Take had none for, and that is counted as busy since.
 func (t *Table) Claim(d string) (id fleet.EnvironmentID, ok bool) {
 	dep := t.deployments[d]
-	last := len(dep.idle) - 1
-	if last < 0 {
+	from := dep.provisioned
+	if len(from) == 0 {
+		from = dep.idle
+	}
+	if len(from) == 0 {
 		return "", false
 	}
-	e := dep.idle[last]
+	e := from[len(from)-1]
 	t.unlist(e)
 	return e.ID, true
+}
+
+// Provide takes an environment that was started because it is provisioned. It is idle.
+func (t *Table) Provide(d string, s Start) {
+	s.Provisioned = true
+	dep := t.deployments[d]
+	if dep == nil {
+		dep = &deployment{}
+		t.deployments[d] = dep
+	}
+	e := &environment{Start: s, deployment: d}
+	t.environments[s.ID] = e
+	dep.kept = append(dep.kept, e)
+	t.list(dep, e, s.At)
+}
+
+// Provided is how many environments of d are provisioned, and how many of them are too old to be that for long.
+func (t *Table) Provided(d string, now time.Time) (all, aged int) {
+	dep := t.deployments[d]
+	if dep == nil {
+		return 0, 0
+	}
+	for _, e := range dep.kept {
+		if !now.Before(e.Until) {
+			aged++
+		}
+	}
+	return len(dep.kept), aged
+}
+
+// Withdraw makes n environments of d provisioned no longer: idle ones, the oldest first, which it forgets and returns and the caller
+// must stop, and then busy ones, which Put refuses.
+func (t *Table) Withdraw(d string, n int) []Start {
+	dep := t.deployments[d]
+	if dep == nil {
+		return nil
+	}
+	all := slices.Clone(dep.kept)
+	slices.SortFunc(all, func(a, b *environment) int {
+		switch {
+		case a.idle && !b.idle:
+			return -1
+		case b.idle && !a.idle:
+			return 1
+		}
+		return a.Until.Compare(b.Until)
+	})
+	var out []Start
+	for _, e := range all[:min(n, len(all))] {
+		if e.idle {
+			out = append(out, t.remove(e))
+			continue
+		}
+		e.released = true
+		dep.unkeep(e)
+	}
+	return out
+}
+
+// unkeep counts e as provisioned no longer.
+func (d *deployment) unkeep(e *environment) {
+	if i := slices.Index(d.kept, e); i >= 0 {
+		d.kept = slices.Delete(d.kept, i, i+1)
+	}
 }
 
 // Add takes the environment that was started because Take had none. It is busy.
@@ -115,17 +191,37 @@ func (t *Table) Put(id fleet.EnvironmentID, now time.Time) (why fleet.End, ok bo
 		why = fleet.Retired
 	case e.ended:
 		why = fleet.Crashed
-	case !now.Before(e.Until):
+	case e.released:
+		why = fleet.Released
+	case !e.Provisioned && !now.Before(e.Until):
 		why = fleet.Aged
 	default:
-		e.since, e.value = now, t.floor+worth(dep.startTime, e.MemoryMB)
-		dep.idle = append(dep.idle, e)
-		heap.Push(&t.ranking, e)
+		t.list(dep, e, now)
 		t.deployments[e.deployment] = dep
 		return why, true
 	}
-	delete(t.environments, id)
+	t.drop(dep, e)
 	return why, false
+}
+
+// list makes e one of the idle ones.
+func (t *Table) list(dep *deployment, e *environment, now time.Time) {
+	e.idle, e.since = true, now
+	if e.Provisioned {
+		dep.provisioned = append(dep.provisioned, e)
+		return
+	}
+	e.value = t.floor + worth(dep.startTime, e.MemoryMB)
+	dep.idle = append(dep.idle, e)
+	heap.Push(&t.ranking, e)
+}
+
+// drop forgets an environment that is not idle.
+func (t *Table) drop(dep *deployment, e *environment) {
+	if e.Provisioned {
+		dep.unkeep(e)
+	}
+	delete(t.environments, e.ID)
 }
 
 // worth is what an idle environment adds to the floor while it is used: the time that another start would take, for each MB that it
@@ -142,8 +238,8 @@ func worth(startTime time.Duration, memoryMB int) float64 {
 
 // Drop forgets a busy environment that ended.
 func (t *Table) Drop(id fleet.EnvironmentID) {
-	t.leave(t.environments[id].deployment)
-	delete(t.environments, id)
+	e := t.environments[id]
+	t.drop(t.leave(e.deployment), e)
 }
 
 // leave ends one busy turn, and forgets a deployment of which nothing is left.
@@ -158,26 +254,36 @@ func (t *Table) leave(d string) *deployment {
 }
 
 func (t *Table) forget(d string) {
-	if dep := t.deployments[d]; dep.busy == 0 && len(dep.idle) == 0 {
+	if dep := t.deployments[d]; dep.busy == 0 && len(dep.idle)+len(dep.provisioned) == 0 {
 		delete(t.deployments, d)
 	}
 }
 
 // unlist takes an environment from the idle ones.
 func (t *Table) unlist(e *environment) {
+	e.idle = false
 	dep := t.deployments[e.deployment]
-	i := len(dep.idle) - 1
-	if dep.idle[i] != e { // only what is taken for an invocation is on top, and must not cost more the more are idle
-		i = slices.Index(dep.idle, e)
+	if e.Provisioned {
+		dep.provisioned = without(dep.provisioned, e)
+		return
 	}
-	dep.idle = slices.Delete(dep.idle, i, i+1)
+	dep.idle = without(dep.idle, e)
 	heap.Remove(&t.ranking, e.rank)
+}
+
+// without takes e from a stack.
+func without(stack []*environment, e *environment) []*environment {
+	i := len(stack) - 1
+	if stack[i] != e { // only what is taken for an invocation is on top, and must not cost more the more are idle
+		i = slices.Index(stack, e)
+	}
+	return slices.Delete(stack, i, i+1)
 }
 
 // remove forgets an idle environment, and its deployment if nothing else is left of it.
 func (t *Table) remove(e *environment) Start {
 	t.unlist(e)
-	delete(t.environments, e.ID)
+	t.drop(t.deployments[e.deployment], e)
 	t.forget(e.deployment)
 	return e.Start
 }
@@ -188,16 +294,12 @@ func (t *Table) Ended(id fleet.EnvironmentID) (s Start, idle bool) {
 	e := t.environments[id]
 	switch {
 	case e == nil:
-	case t.isIdle(e):
+	case e.idle:
 		return t.remove(e), true
 	default:
 		e.ended = true
 	}
 	return Start{}, false
-}
-
-func (t *Table) isIdle(e *environment) bool {
-	return e.rank < len(t.ranking) && t.ranking[e.rank] == e
 }
 
 // Retire says that d is no longer current. It returns the idle environments, which the caller must stop; busy ones are refused
@@ -208,7 +310,7 @@ func (t *Table) Retire(d string) []Start {
 		return nil
 	}
 	dep.retired = true
-	return t.removeAll(slices.Clone(dep.idle))
+	return t.removeAll(append(slices.Clone(dep.idle), dep.provisioned...))
 }
 
 func (t *Table) removeAll(all []*environment) []Start {
@@ -266,7 +368,7 @@ func (e *environment) before(other *environment) bool {
 	return e.since.Before(other.since)
 }
 
-// Idle is the number of idle environments.
+// Idle is the number of idle environments that are not provisioned.
 func (t *Table) Idle() int { return len(t.ranking) }
 
 // ranking is a heap.Interface with the environment that is worth least at its root.

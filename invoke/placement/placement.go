@@ -105,10 +105,10 @@ func errNone() error {
 
 // Start implements fleet.Worker. A worker that is unavailable is passed over. If one has no room the error is its, since there would be
 // some if others ended.
-func (f *Fleet) Start(ctx context.Context, v *kiln.Version) (fleet.EnvironmentID, error) {
+func (f *Fleet) Start(ctx context.Context, v *kiln.Version, why fleet.Initialization) (fleet.EnvironmentID, error) {
 	refusal := errNone()
 	for _, c := range f.candidates() {
-		id, err := f.ask(ctx, c, v)
+		id, err := f.ask(ctx, c, v, why)
 		switch {
 		case err == nil:
 			return id, f.settle(c.name, id)
@@ -133,10 +133,10 @@ func (f *Fleet) candidates() []candidate {
 }
 
 // ask asks a worker to start an environment.
-func (f *Fleet) ask(ctx context.Context, c candidate, v *kiln.Version) (fleet.EnvironmentID, error) {
+func (f *Fleet) ask(ctx context.Context, c candidate, v *kiln.Version, why fleet.Initialization) (fleet.EnvironmentID, error) {
 	f.count(c.name, v.MemoryMB)
 	defer f.count(c.name, -v.MemoryMB)
-	return c.member.Start(ctx, v)
+	return c.member.Start(ctx, v, why)
 }
 
 func (f *Fleet) count(name string, mb int) {

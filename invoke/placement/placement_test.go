@@ -23,7 +23,7 @@ type member struct {
 
 func (m *member) Free() int { return m.free }
 
-func (m *member) Start(context.Context, *kiln.Version) (fleet.EnvironmentID, error) {
+func (m *member) Start(context.Context, *kiln.Version, fleet.Initialization) (fleet.EnvironmentID, error) {
 	switch {
 	case m.err != nil:
 		return "", m.err
@@ -44,7 +44,7 @@ func (m *member) Settle(_ fleet.EnvironmentID, done func(bool)) { done(true) }
 func (m *member) Stop(id fleet.EnvironmentID, _ fleet.End) { m.stops = append(m.stops, id) }
 
 func start(f *Fleet) (fleet.EnvironmentID, error) {
-	return f.Start(context.Background(), &kiln.Version{})
+	return f.Start(context.Background(), &kiln.Version{}, fleet.OnDemand)
 }
 
 func TestWorkersFillEvenly(t *testing.T) {
@@ -79,7 +79,7 @@ func TestStartsAtATimeGoToDifferentWorkers(t *testing.T) {
 	var got []string
 	for range 2 {
 		wg.Go(func() {
-			if _, err := f.Start(t.Context(), &kiln.Version{Config: kiln.Config{MemoryMB: 128}}); err != nil {
+			if _, err := f.Start(t.Context(), &kiln.Version{Config: kiln.Config{MemoryMB: 128}}, fleet.OnDemand); err != nil {
 				t.Error(err)
 			}
 		})
@@ -99,10 +99,10 @@ type slow struct {
 	release <-chan struct{}
 }
 
-func (s *slow) Start(ctx context.Context, v *kiln.Version) (fleet.EnvironmentID, error) {
+func (s *slow) Start(ctx context.Context, v *kiln.Version, why fleet.Initialization) (fleet.EnvironmentID, error) {
 	s.asked <- s.name
 	<-s.release
-	return s.member.Start(ctx, v)
+	return s.member.Start(ctx, v, why)
 }
 
 func TestAWorkerThatIsUnavailableIsPassedOver(t *testing.T) {

@@ -22,7 +22,6 @@ import (
 
 	"kiln"
 	"kiln/worker/bootstrap"
-	"kiln/worker/identity"
 	"kiln/worker/runtime"
 	"kiln/worker/wire"
 )
@@ -127,7 +126,7 @@ func start(t testing.TB, c config) *process {
 		t.Skip("the interpreter is started anew for it")
 	}
 	v.Environment = nil // added below
-	h := rt.Process(v, "us-east-1", "stream", identity.Credentials{})
+	h := rt.Process(v, runtime.Launch{Region: "us-east-1", Stream: "stream"})
 	args := slices.Clone(h.Args)
 	programs := t.TempDir()
 	if err := os.CopyFS(programs, bootstrap.Files); err != nil {

@@ -67,6 +67,8 @@ type box struct {
 	// owns them.
 	extended bool
 	phase    string
+	// initialization is why there is the environment, as telemetry has it.
+	initialization string
 
 	stopReaders context.CancelFunc
 	readers     sync.WaitGroup

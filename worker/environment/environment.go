@@ -31,6 +31,8 @@ type Config struct {
 	// Process is the runtime process, as the guest is told to start it.
 	Process wire.Header
 	Version *kiln.Version
+	// Initialization is why there is to be an environment. A Provisioned one has no cold start to tell of: nobody waited for it.
+	Initialization fleet.Initialization
 	// InitCPUs is the processor share of the INIT phase, which AWS does not hold to the function's own.
 	InitCPUs float64
 	// InitTimeout bounds the INIT phase; 0 means kiln.InitTimeout.
@@ -64,6 +66,8 @@ type Environment struct {
 	box    *box
 	frozen bool
 	cold   coldStart // what the first invocation reports
+	// started is what the start took.
+	started kiln.Timing
 	// watched is true once Ended will be called.
 	watched bool
 	// unsettled is the invocation that has been answered and on which extensions work still, and until when they may.
@@ -102,8 +106,8 @@ type initFailure struct {
 	retry bool
 }
 
-// Start boots a sandbox and runs INIT in it. An INIT that fails is no error: the first Invoke tells. An error means that nothing
-// is left behind.
+// Start boots a sandbox and runs INIT in it. An INIT that fails is no error but of a Provisioned environment, when it wraps
+// fleet.ErrInit: the first Invoke tells. An error means that nothing is left behind.
 func Start(ctx context.Context, cfg Config) (*Environment, error) {
 	if cfg.FreezeAfter == 0 {
 		cfg.FreezeAfter = DefaultFreezeAfter
@@ -115,10 +119,30 @@ func Start(ctx context.Context, cfg Config) (*Environment, error) {
 	if err := e.boot(ctx, time.Now().Add(guestTimeout+cfg.InitTimeout), cfg.InitTimeout); err != nil {
 		return nil, err
 	}
+	e.started = e.cold.timing
+	if cfg.Initialization == fleet.Provisioned {
+		if err := e.conceal(); err != nil {
+			return nil, err
+		}
+	}
 	e.advance(Initialized)
 	e.idle = time.AfterFunc(e.cfg.FreezeAfter, e.freeze)
 	e.turn <- struct{}{}
 	return e, nil
+}
+
+// conceal keeps the cold start from the first invocation. If INIT has failed it destroys the box.
+func (e *Environment) conceal() error {
+	failed := e.cold.failed
+	e.cold = coldStart{}
+	if failed == nil {
+		e.box.logs.handOn()
+		return nil
+	}
+	e.box.logs.end(initReport(e.started.Init, failed.failure))
+	e.box.shutdown(endFailure)
+	err := fmt.Errorf("%w: %s", fleet.ErrInit, cmp.Or(failed.Message, failed.Type))
+	return errors.Join(err, e.box.destroy())
 }
 
 // boot makes the box and runs INIT until it ends, initLimit has passed, or the deadline has.
@@ -241,8 +265,8 @@ func (b *box) awaitReady(until time.Time) *initFailure {
 	}
 }
 
-// Started says how the environment started and what that took. It may be called until the first Invoke.
-func (e *Environment) Started() kiln.Timing { return e.cold.timing }
+// Started says how the environment started and what that took.
+func (e *Environment) Started() kiln.Timing { return e.started }
 
 // Invoke runs one invocation and returns when the function answered, failed or ran out of time. If the environment is not
 // reusable, all that is left to do with it is Stop. fleet.ErrGone means that it had ended and has not started the invocation.
@@ -296,7 +320,17 @@ func (e *Environment) Invoke(ctx context.Context, inv kiln.Invocation) (res kiln
 	return res, true, nil
 }
 
-// watch has Ended called when the time comes. Before the first answer there is an invocation that finds out.
+// Watch has Ended called when the time comes though no invocation has been answered.
+func (e *Environment) Watch() {
+	if _, ok := <-e.turn; !ok {
+		return
+	}
+	e.watch()
+	e.turn <- struct{}{}
+}
+
+// watch has Ended called when the time comes. Of an environment that was started on demand there is an invocation that finds out before
+// the first answer.
 func (e *Environment) watch() {
 	if e.cfg.Ended == nil || e.watched {
 		return
@@ -398,7 +432,7 @@ func (e *Environment) run(ctx context.Context, inv kiln.Invocation) outcome {
 // retryInit runs INIT once more, in a new sandbox and on the invocation's own time.
 func (e *Environment) retryInit(ctx context.Context, deadline time.Time) coldStart {
 	late := coldStart{failed: &initFailure{failure: timedOut(e.cfg.Version.Timeout)}}
-	e.box.logs.end(fmt.Sprintf("INIT_REPORT Init Duration: %.2f ms\tPhase: init\tStatus: timeout\n", milliseconds(e.cfg.InitTimeout)))
+	e.box.logs.end(initReport(e.cfg.InitTimeout, failure{Status: "timeout"}))
 	e.box.shutdown(endTimeout)
 	if err := e.box.destroy(); err != nil {
 		e.cfg.Log.Error("destroy sandbox after init timeout", "environment", e.cfg.Sandbox.ID, "err", err)
@@ -566,7 +600,7 @@ func (e *Environment) wasKilled() bool {
 // expose lets Kill find the sandbox of b, which has booted. It returns false if Kill has been called already.
 func (e *Environment) expose(b *box) bool {
 	e.advance(Booted)
-	b.phase = phaseInit
+	b.phase, b.initialization = phaseInit, e.cfg.Initialization.String()
 	if e.late {
 		b.phase = phaseInvoke
 	}

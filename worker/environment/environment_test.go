@@ -232,17 +232,7 @@ type fixture struct {
 
 func start(t *testing.T, script func(*guest), change ...func(*Config)) fixture {
 	t.Helper()
-	f := fixture{engine: &fakeEngine{t: t, script: script}, book: &logBook{}}
-	cfg := Config{
-		Engine:  f.engine,
-		Sandbox: sandbox.Spec{ID: "e1", Limits: sandbox.Limits{CPUs: 0.5}},
-		Process: wire.Header{Args: []string{"/var/task/bootstrap"}},
-		Version: &kiln.Version{Qualifier: kiln.LatestVersion, Config: kiln.Config{Timeout: 10 * time.Second, MemoryMB: 128}},
-		Sink:    f.book.sink, InitCPUs: 2, Log: slog.New(slog.DiscardHandler),
-	}
-	for _, c := range change {
-		c(&cfg)
-	}
+	f, cfg := prepare(t, script, change...)
 	e, err := Start(t.Context(), cfg)
 	if err != nil {
 		t.Fatal(err)
@@ -254,6 +244,22 @@ func start(t *testing.T, script func(*guest), change ...func(*Config)) fixture {
 	})
 	f.Environment = e
 	return f
+}
+
+// prepare returns what start starts, and the fixture without it.
+func prepare(t *testing.T, script func(*guest), change ...func(*Config)) (fixture, Config) {
+	f := fixture{engine: &fakeEngine{t: t, script: script}, book: &logBook{}}
+	cfg := Config{
+		Engine:  f.engine,
+		Sandbox: sandbox.Spec{ID: "e1", Limits: sandbox.Limits{CPUs: 0.5}},
+		Process: wire.Header{Args: []string{"/var/task/bootstrap"}},
+		Version: &kiln.Version{Qualifier: kiln.LatestVersion, Config: kiln.Config{Timeout: 10 * time.Second, MemoryMB: 128}},
+		Sink:    f.book.sink, InitCPUs: 2, Log: slog.New(slog.DiscardHandler),
+	}
+	for _, c := range change {
+		c(&cfg)
+	}
+	return f, cfg
 }
 
 func timeout(d time.Duration) func(*Config) {
@@ -333,6 +339,50 @@ func TestTheFirstCallReportsTheColdStart(t *testing.T) {
 	}
 	if !strings.Contains(string(cold.LogTail), "\tInit Duration: ") || strings.Contains(string(warm.LogTail), "Init Duration") {
 		t.Errorf("logs: cold %q, warm %q", cold.LogTail, warm.LogTail)
+	}
+}
+
+func provisioned(c *Config) { c.Initialization = fleet.Provisioned }
+
+func TestTheFirstCallOfAProvisionedEnvironmentReportsNoColdStart(t *testing.T) {
+	f := start(t, (*guest).serve, provisioned)
+	if started := f.Started(); started.Start != kiln.Booted || started.Init == 0 {
+		t.Errorf("started %+v", started)
+	}
+	res, reusable := f.invoke(t, `{}`)
+	if res.Timing.Start != kiln.Warm || res.Timing.Init != 0 || strings.Contains(string(res.LogTail), "Init Duration") || !reusable {
+		t.Errorf("got %+v, %s", res.Timing, res.LogTail)
+	}
+}
+
+func TestAProvisionedEnvironmentWhoseInitFailsIsNone(t *testing.T) {
+	f, cfg := prepare(t, func(g *guest) {
+		g.say(g.invocations, wire.Header{Type: wire.InitError, ErrorType: "Runtime.ImportModuleError"}, `{}`)
+		g.next()
+	}, provisioned)
+	if _, err := Start(t.Context(), cfg); !errors.Is(err, fleet.ErrInit) || !strings.Contains(err.Error(), "Runtime.ImportModuleError") {
+		t.Errorf("got %v", err)
+	}
+	if log := f.book.String(); !strings.Contains(log, "\tPhase: init\tStatus: error\tError Type: Runtime.ImportModuleError\n") {
+		t.Errorf("log %q", log)
+	}
+	select {
+	case <-f.engine.boxes[0].done:
+	default:
+		t.Error("its sandbox is left")
+	}
+}
+
+func TestTheEndOfAProvisionedEnvironmentIsToldBeforeItsFirstCall(t *testing.T) {
+	ended := make(chan struct{})
+	f := start(t, (*guest).serve, provisioned, func(c *Config) { c.Ended = func() { close(ended) } })
+	f.Watch()
+	if err := f.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	<-ended
+	if _, _, err := f.Invoke(t.Context(), kiln.Invocation{}); !errors.Is(err, fleet.ErrGone) {
+		t.Errorf("got %v", err)
 	}
 }
 

@@ -121,7 +121,7 @@ func (b *box) awaitExtensions(until time.Time) *initFailure {
 		b.endTelemetry()
 		return nil
 	}
-	b.feed.platform("platform.initRuntimeDone", initDone{onDemand, b.phase, "success", "", nil})
+	b.feed.platform("platform.initRuntimeDone", initDone{b.initialization, b.phase, "success", "", nil})
 	if b.tell(wire.Header{Type: wire.Initialized}, nil) != nil {
 		return &initFailure{failure: b.cause(nil)}
 	}

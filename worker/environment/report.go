@@ -58,6 +58,15 @@ func failureLines(r report) string {
 	return b.String()
 }
 
+// initReport is AWS's line about an INIT that failed and that no invocation reports.
+func initReport(took time.Duration, f failure) string {
+	line := fmt.Sprintf("INIT_REPORT Init Duration: %.2f ms\tPhase: init\tStatus: %s", milliseconds(took), f.Status)
+	if f.Status == "error" {
+		line += "\tError Type: " + f.Type
+	}
+	return line + "\n"
+}
+
 func milliseconds(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
 
 // billed rounds up to whole milliseconds, INIT included

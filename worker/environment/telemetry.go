@@ -12,9 +12,6 @@ const (
 	phaseInvoke = "invoke"
 )
 
-// onDemand is how all environments come to be.
-const onDemand = "on-demand"
-
 // The records of the platform's events.
 type (
 	initStart struct {
@@ -83,13 +80,13 @@ func tracingOf(traceID string) *tracing {
 func (e *Environment) telemetryInitStart(b *box) {
 	v := e.cfg.Version
 	b.feed.platform("platform.initStart", initStart{
-		onDemand, b.phase, v.Function, v.Qualifier, e.cfg.Sandbox.ID, int64(v.MemoryMB) << 20,
+		b.initialization, b.phase, v.Function, v.Qualifier, e.cfg.Sandbox.ID, int64(v.MemoryMB) << 20,
 	})
 }
 
 // telemetryInitReport tells of the end of INIT.
 func (b *box) telemetryInitReport(took time.Duration, failed *initFailure) {
-	done := initDone{onDemand, b.phase, "success", "", &initMetrics{milliseconds(took)}}
+	done := initDone{b.initialization, b.phase, "success", "", &initMetrics{milliseconds(took)}}
 	if failed != nil {
 		done.Status, done.ErrorType = failed.Status, failed.Type
 	}

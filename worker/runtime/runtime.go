@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"kiln"
+	"kiln/fleet"
 	"kiln/worker/identity"
 	"kiln/worker/sandbox"
 	"kiln/worker/wire"
@@ -51,10 +52,20 @@ type Runtime struct {
 	rank int
 }
 
-// Process is how the guest starts the runtime process of v. stream is the name of its log stream, c are the credentials of its role.
-func (r *Runtime) Process(v *kiln.Version, region kiln.Region, stream string, c identity.Credentials) wire.Header {
+// Launch is what a runtime process is told that is not its version's.
+type Launch struct {
+	Region kiln.Region
+	// Stream is the name of its log stream.
+	Stream string
+	// Credentials are those of its role.
+	Credentials    identity.Credentials
+	Initialization fleet.Initialization
+}
+
+// Process is how the guest starts the runtime process of v.
+func (r *Runtime) Process(v *kiln.Version, l Launch) wire.Header {
 	h := wire.Header{
-		API: true, Args: r.args(v), Env: r.environ(v, region, stream, c), Dir: taskDir, UID: functionUID, GID: functionGID,
+		API: true, Args: r.args(v), Env: r.environ(v, l), Dir: taskDir, UID: functionUID, GID: functionGID,
 		Direct: r.interpreter != "", MaxProcesses: maxProcesses, MaxFiles: maxFiles, MaxResponse: kiln.MaxResponse,
 		Account: string(v.Account),
 	}
@@ -100,22 +111,22 @@ func (r *Runtime) isNode() bool { return family(r.ID) == "nodejs" }
 // environ returns the variables that AWS defines
 // (https://docs.aws.amazon.com/lambda/latest/dg/configuration-envvars.html), with the function's own over those that it may set.
 // Those that it may not set are refused when it is created.
-func (r *Runtime) environ(v *kiln.Version, region kiln.Region, stream string, c identity.Credentials) []string {
+func (r *Runtime) environ(v *kiln.Version, l Launch) []string {
 	env := r.defaults()
 	maps.Copy(env, map[string]string{
-		"AWS_REGION":                      string(region),
-		"AWS_DEFAULT_REGION":              string(region),
+		"AWS_REGION":                      string(l.Region),
+		"AWS_DEFAULT_REGION":              string(l.Region),
 		"AWS_LAMBDA_FUNCTION_NAME":        string(v.Function),
 		"AWS_LAMBDA_FUNCTION_VERSION":     string(v.Qualifier),
 		"AWS_LAMBDA_FUNCTION_MEMORY_SIZE": strconv.Itoa(v.MemoryMB),
 		"AWS_LAMBDA_LOG_GROUP_NAME":       v.LogGroup,
-		"AWS_LAMBDA_LOG_STREAM_NAME":      stream,
-		"AWS_LAMBDA_INITIALIZATION_TYPE":  "on-demand",
+		"AWS_LAMBDA_LOG_STREAM_NAME":      l.Stream,
+		"AWS_LAMBDA_INITIALIZATION_TYPE":  l.Initialization.String(),
 		"AWS_LAMBDA_RUNTIME_API":          apiAddress,
 		"AWS_ENDPOINT_URL":                awsURL,
-		"AWS_ACCESS_KEY_ID":               c.AccessKeyID,
-		"AWS_SECRET_ACCESS_KEY":           c.Secret,
-		"AWS_SESSION_TOKEN":               c.SessionToken,
+		"AWS_ACCESS_KEY_ID":               l.Credentials.AccessKeyID,
+		"AWS_SECRET_ACCESS_KEY":           l.Credentials.Secret,
+		"AWS_SESSION_TOKEN":               l.Credentials.SessionToken,
 		"_HANDLER":                        v.Handler,
 	})
 	maps.Copy(env, v.Environment)

@@ -23,7 +23,7 @@ func version(env map[string]string) *kiln.Version {
 }
 
 func TestAFunctionsVariablesStandOverTheDefaults(t *testing.T) {
-	h := python().Process(version(map[string]string{"TZ": "Europe/Berlin", "MINE": "1"}), "eu-west-1", "stream", identity.Credentials{AccessKeyID: "ASIAX", Secret: "s", SessionToken: "t"})
+	h := python().Process(version(map[string]string{"TZ": "Europe/Berlin", "MINE": "1"}), Launch{Region: "eu-west-1", Stream: "stream", Credentials: identity.Credentials{AccessKeyID: "ASIAX", Secret: "s", SessionToken: "t"}})
 	for _, want := range []string{
 		"TZ=Europe/Berlin", "MINE=1", "AWS_REGION=eu-west-1", "AWS_LAMBDA_FUNCTION_VERSION=7", "_HANDLER=index.handler",
 		"AWS_ACCESS_KEY_ID=ASIAX", "AWS_SECRET_ACCESS_KEY=s", "AWS_SESSION_TOKEN=t", "AWS_ENDPOINT_URL=http://127.0.0.1:9002",
@@ -39,14 +39,14 @@ func TestAFunctionsVariablesStandOverTheDefaults(t *testing.T) {
 }
 
 func TestCustomRuntimesStartTheirOwnBootstrap(t *testing.T) {
-	h := (&Runtime{ID: "provided.al2023"}).Process(version(map[string]string{"AWS_LAMBDA_EXEC_WRAPPER": "/opt/w"}), "us-east-1", "s", identity.Credentials{})
+	h := (&Runtime{ID: "provided.al2023"}).Process(version(map[string]string{"AWS_LAMBDA_EXEC_WRAPPER": "/opt/w"}), Launch{Region: "us-east-1", Stream: "s"})
 	if !slices.Equal(h.Args, []string{"/var/task/bootstrap"}) || h.Fallback != "/opt/bootstrap" || h.Direct {
 		t.Errorf("%+v", h)
 	}
 }
 
 func TestAWrapperIsPutBeforeTheInterpreter(t *testing.T) {
-	h := python().Process(version(map[string]string{"AWS_LAMBDA_EXEC_WRAPPER": "/opt/w"}), "us-east-1", "s", identity.Credentials{})
+	h := python().Process(version(map[string]string{"AWS_LAMBDA_EXEC_WRAPPER": "/opt/w"}), Launch{Region: "us-east-1", Stream: "s"})
 	if !slices.Equal(h.Args, []string{"/opt/w", "/opt/py/bin/python3.99", "/var/runtime/bootstrap.py"}) {
 		t.Errorf("%v", h.Args)
 	}
@@ -54,7 +54,7 @@ func TestAWrapperIsPutBeforeTheInterpreter(t *testing.T) {
 
 func TestTheHeapOfNodeFollowsFromMemory(t *testing.T) {
 	r := &Runtime{ID: "nodejs20.x", interpreter: "/usr/bin/node", prefix: "/usr"}
-	if args := r.Process(version(nil), "us-east-1", "s", identity.Credentials{}).Args; !slices.Contains(args, "--max-old-space-size=900") {
+	if args := r.Process(version(nil), Launch{Region: "us-east-1", Stream: "s"}).Args; !slices.Contains(args, "--max-old-space-size=900") {
 		t.Errorf("%v", args)
 	}
 }
