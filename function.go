@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/hex"
+	"maps"
 	"time"
 )
 
@@ -131,6 +132,8 @@ type Function struct {
 	// Reserved is how many invocations may run at a time, which no other function can have; nil if nothing is reserved. 0 stops the
 	// function.
 	Reserved *int `json:",omitempty"`
+	// Provisioned are by version number or alias.
+	Provisioned map[Qualifier]Provisioned `json:",omitempty"`
 }
 
 // Clone returns a copy of f that shares no map with it.
@@ -139,6 +142,7 @@ func (f *Function) Clone() *Function {
 	c.Latest.Environment = cloneMap(f.Latest.Environment)
 	c.Tags = cloneMap(f.Tags)
 	c.Aliases = cloneAliases(f.Aliases)
+	c.Provisioned = maps.Clone(f.Provisioned)
 	return &c
 }
 

@@ -33,6 +33,8 @@ type ViewConfig struct {
 	// Reserved is called with the concurrency that is reserved for a function, nil if none is any more, when that has changed, as
 	// Retired is.
 	Reserved func(a kiln.AccountID, f kiln.FunctionName, places *int)
+	// Provisioned is called with all that is provisioned for a function when that has changed, as Retired is.
+	Provisioned func(a kiln.AccountID, f kiln.FunctionName, all []Provision)
 	// Log gets records that cannot be read. Nil means nobody asks.
 	Log *slog.Logger
 }
@@ -43,6 +45,8 @@ type View struct {
 	cfg    ViewConfig
 	synced chan struct{}
 	once   sync.Once // closes synced
+	// provisions are what Provisioned was told last. Run owns it.
+	provisions map[functionID][]Provision
 
 	mu   sync.RWMutex
 	live *index // +checklocks:mu
@@ -64,10 +68,13 @@ func NewView(cfg ViewConfig) *View {
 	if cfg.Reserved == nil {
 		cfg.Reserved = func(kiln.AccountID, kiln.FunctionName, *int) {}
 	}
+	if cfg.Provisioned == nil {
+		cfg.Provisioned = func(kiln.AccountID, kiln.FunctionName, []Provision) {}
+	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	return &View{cfg: cfg, synced: make(chan struct{}), live: newIndex(), newer: make(chan struct{})}
+	return &View{cfg: cfg, synced: make(chan struct{}), live: newIndex(), newer: make(chan struct{}), provisions: make(map[functionID][]Provision)}
 }
 
 // Synced is closed when the View has everything that was stored when Run began.
@@ -100,6 +107,14 @@ func (v *View) replace(fresh *index) {
 	v.changed()
 	v.mu.Unlock()
 	v.tellReserved(old, fresh)
+	for id := range v.provisions {
+		v.tellProvisions(id)
+	}
+	for id, f := range fresh.functions {
+		if len(f.provisioned) > 0 {
+			v.tellProvisions(id)
+		}
+	}
 	v.once.Do(func() { close(v.synced) })
 	before, current := make(map[string]bool), make(map[string]bool)
 	for version := range old.all() {
@@ -132,6 +147,20 @@ func (v *View) tellReserved(old, fresh *index) {
 	}
 }
 
+// tellProvisions tells what is provisioned for a function if that is new.
+func (v *View) tellProvisions(id functionID) {
+	v.mu.RLock()
+	all := v.live.provisions(id)
+	v.mu.RUnlock()
+	if sameProvisions(all, v.provisions[id]) {
+		return
+	}
+	if v.provisions[id] = all; len(all) == 0 {
+		delete(v.provisions, id)
+	}
+	v.cfg.Provisioned(id.account, id.name, all)
+}
+
 func same(a, b *int) bool { return a == b || a != nil && b != nil && *a == *b }
 
 func (v *View) update(e Event) {
@@ -142,6 +171,9 @@ func (v *View) update(e Event) {
 	v.report(e, c.err)
 	if r := c.reserved; r != nil {
 		v.cfg.Reserved(r.function.account, r.function.name, r.places)
+	}
+	if id, ok := functionOf(e.Key); ok {
+		v.tellProvisions(id)
 	}
 	if c.retired != "" {
 		v.cfg.Retired(c.retired)
@@ -229,11 +261,20 @@ type functionID struct {
 }
 
 type function struct {
-	id       string
-	latest   *kiln.Version
-	revision Revision
-	aliases  map[kiln.AliasName]kiln.Alias
-	reserved *int
+	id          string
+	latest      *kiln.Version
+	revision    Revision
+	aliases     map[kiln.AliasName]kiln.Alias
+	reserved    *int
+	provisioned map[kiln.Qualifier]kiln.Provisioned
+}
+
+// functionOf is the function of which k has the record, or a version.
+func functionOf(k Key) (functionID, bool) {
+	account, rest, _ := strings.Cut(string(k), "/")
+	kind, name, _ := strings.Cut(rest, "/")
+	name, _, _ = strings.Cut(name, "/")
+	return functionID{kiln.AccountID(account), kiln.FunctionName(name)}, kind == "function" || kind == "version"
 }
 
 func newIndex() *index {
@@ -284,7 +325,7 @@ func (x *index) applyFunction(id functionID, revision Revision, value []byte) ch
 		return change{err: err}
 	}
 	latest := compact(f.Latest)
-	x.functions[functionID{latest.Account, latest.Function}] = function{f.ID, latest, revision, withoutDescriptions(f.Aliases), f.Reserved}
+	x.functions[functionID{latest.Account, latest.Function}] = function{f.ID, latest, revision, withoutDescriptions(f.Aliases), f.Reserved, f.Provisioned}
 	return superseded(old.latest, latest).reserving(id, old.reserved, f.Reserved)
 }
 

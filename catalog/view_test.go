@@ -464,3 +464,57 @@ func TestViewTellsWhatIsReserved(t *testing.T) {
 		}
 	})
 }
+
+func TestViewTellsWhatIsProvisioned(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := catalogtest.NewMemory()
+		var told []string
+		s := &scenario{T: t, store: store, view: catalog.NewView(catalog.ViewConfig{Store: store, Region: "us-east-1",
+			Provisioned: func(_ kiln.AccountID, f kiln.FunctionName, all []catalog.Provision) {
+				line := string(f)
+				for _, p := range all {
+					line += " " + string(p.Qualifier)
+					for _, share := range p.Shares {
+						line += fmt.Sprintf(" %s=%d", share.Version.Deployment, share.Places)
+					}
+				}
+				told = append(told, line)
+			}})}
+		want := func(lines ...string) {
+			t.Helper()
+			if synctest.Wait(); !slices.Equal(told, lines) {
+				t.Errorf("told %q, want %q", told, lines)
+			}
+			told = nil
+		}
+		f := newFunction("f", "id1", "latest")
+		f.Aliases = map[kiln.AliasName]kiln.Alias{"live": {Version: "1"}}
+		f.Provisioned = map[kiln.Qualifier]kiln.Provisioned{"live": {Places: 4}}
+		active := func(number kiln.Qualifier, deployment string) kiln.Version {
+			v := newVersion("f", number, deployment)
+			v.State = kiln.StateActive
+			return v
+		}
+		put(t, store, catalog.VersionKey(account, "f", "id1", 1), active("1", "d1"))
+		put(t, store, catalog.FunctionKey(account, "f"), f)
+		s.run()
+		want("f live d1=4")
+		s.put(catalog.FunctionKey(account, "g"), newFunction("g", "id2", "other"))
+		s.put(catalog.FunctionKey(account, "f"), f)
+		want()
+		f.Aliases["live"] = kiln.Alias{Version: "2"}
+		s.put(catalog.FunctionKey(account, "f"), f)
+		want("f") // until there is the version
+		pending := newVersion("f", "2", "d2")
+		pending.State = kiln.StatePending
+		s.put(catalog.VersionKey(account, "f", "id1", 2), pending)
+		want()
+		s.put(catalog.VersionKey(account, "f", "id1", 2), active("2", "d2"))
+		want("f live d2=4")
+		f.Aliases["live"] = kiln.Alias{Version: "2", Weights: map[kiln.Qualifier]float64{"1": 0.25}}
+		s.put(catalog.FunctionKey(account, "f"), f)
+		want("f live d1=1 d2=3")
+		s.put(catalog.FunctionKey(account, "f"), nil)
+		want("f")
+	})
+}
