@@ -21,6 +21,8 @@ const (
 	InvalidParameterValue
 	InvalidRequestContent
 	ResourceNotFound
+	// ProvisionedNotFound is a provisioned concurrency configuration that is not there.
+	ProvisionedNotFound
 	ResourceConflict
 	PreconditionFailed
 	RequestTooLarge

@@ -26,6 +26,8 @@ func faultOf(k kiln.Kind) fault {
 		return fault{http.StatusBadRequest, "InvalidRequestContentException"}
 	case kiln.ResourceNotFound:
 		return fault{http.StatusNotFound, "ResourceNotFoundException"}
+	case kiln.ProvisionedNotFound:
+		return fault{http.StatusNotFound, "ProvisionedConcurrencyConfigNotFoundException"}
 	case kiln.ResourceConflict:
 		return fault{http.StatusConflict, "ResourceConflictException"}
 	case kiln.PreconditionFailed:

@@ -195,6 +195,7 @@ var kinds = []struct {
 	{kiln.InvalidParameterValue, 400, "InvalidParameterValueException", `{"Type":"User","message":"why"}`},
 	{kiln.InvalidRequestContent, 400, "InvalidRequestContentException", `{"Type":"User","message":"why"}`},
 	{kiln.ResourceNotFound, 404, "ResourceNotFoundException", `{"Type":"User","Message":"why"}`},
+	{kiln.ProvisionedNotFound, 404, "ProvisionedConcurrencyConfigNotFoundException", `{"Type":"User","message":"why"}`},
 	{kiln.ResourceConflict, 409, "ResourceConflictException", `{"Type":"User","message":"why"}`},
 	{kiln.PreconditionFailed, 412, "PreconditionFailedException", `{"Type":"User","message":"why"}`},
 	{kiln.RequestTooLarge, 413, "RequestTooLargeException", `{"Type":"User","message":"why"}`},

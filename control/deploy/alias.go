@@ -91,6 +91,11 @@ func (s *Service) updateAlias(ctx context.Context, c api.Caller, in *api.UpdateA
 		if err := s.checkVersions(ctx, f, &a); err != nil {
 			return nil, err
 		}
+		if _, ok := f.Provisioned[kiln.Qualifier(r.name)]; ok {
+			if err := checkProvisionedAlias(f, r.name, &a); err != nil {
+				return nil, err
+			}
+		}
 		a.RevisionID = s.cfg.NewID()
 		putAlias(f, r.name, a)
 		updated = a
@@ -136,7 +141,7 @@ func (s *Service) deleteAlias(ctx context.Context, c api.Caller, in *api.DeleteA
 	}
 	err = s.change(ctx, r.alias.Unqualified(), func(f *kiln.Function) ([]write, error) {
 		delete(f.Aliases, r.name)
-		return nil, nil
+		return s.unprovision(ctx, f, kiln.Qualifier(r.name))
 	})
 	if kiln.KindOf(err) == kiln.ResourceNotFound {
 		err = nil // the function was deleted meanwhile, and its aliases with it

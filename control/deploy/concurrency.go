@@ -12,7 +12,7 @@ import (
 	"kiln/internal/constraint"
 )
 
-// reservations are what an account's functions have reserved together. The record is committed with each function whose reservation
+// reservations are the places that an account's functions keep for themselves together. The record is committed with each function that
 // changes it, so that of two who reserve at the same time the second one begins anew.
 type reservations struct {
 	Places int
@@ -34,10 +34,10 @@ func (s *Service) reservations(ctx context.Context, a kiln.AccountID) (reservati
 	return r, nil
 }
 
-// reserve returns what to write, beside the function, when an account's function that had places from is to have places to. It fails
-// with AWS's error if that leaves too few for the functions that have nothing reserved. Nil is nothing reserved.
-func (s *Service) reserve(ctx context.Context, a kiln.AccountID, from, to *int) ([]write, error) {
-	more := places(to) - places(from)
+// keep returns what to write, beside the function, when a function of an account that kept from places is to keep to. If that leaves too
+// few for the functions that keep none, it fails with what refuse makes of how many would be left. refuse may be nil if to is not more.
+func (s *Service) keep(ctx context.Context, a kiln.AccountID, from, to int, refuse func(left int) error) ([]write, error) {
+	more := to - from
 	if more == 0 {
 		return nil, nil
 	}
@@ -46,26 +46,25 @@ func (s *Service) reserve(ctx context.Context, a kiln.AccountID, from, to *int) 
 		return nil, err
 	}
 	r.Places += more
-	if more > 0 && s.cfg.Concurrency.Of(a)-r.Places < kiln.MinUnreserved {
-		return nil, kiln.Errorf(kiln.InvalidParameterValue, "Specified ReservedConcurrentExecutions for function decreases account's "+
-			"UnreservedConcurrentExecution below its minimum value of [%d].", kiln.MinUnreserved)
+	if left := s.cfg.Concurrency.Of(a) - r.Places; more > 0 && left < kiln.MinUnreserved {
+		return nil, refuse(left)
 	}
 	return []write{{key: catalog.ReservationsKey(a), at: r.at, value: r, refers: entry{account: a}}}, nil
-}
-
-func places(reserved *int) int {
-	if reserved == nil {
-		return 0
-	}
-	return *reserved
 }
 
 // setReserved sets what is reserved for the function that r names; nil means nothing.
 func (s *Service) setReserved(ctx context.Context, r ref.Ref, to *int) error {
 	return s.change(ctx, r, func(f *kiln.Function) ([]write, error) {
-		writes, err := s.reserve(ctx, r.Account, f.Reserved, to)
+		if all := f.AllProvisioned(); to != nil && *to < all {
+			return nil, kiln.Errorf(kiln.InvalidParameterValue,
+				" ReservedConcurrentExecutions  %d should not be lower than function's total provisioned concurrency [%d].", *to, all)
+		}
+		from := f.Kept()
 		f.Reserved = to
-		return writes, err
+		return s.keep(ctx, r.Account, from, f.Kept(), func(int) error {
+			return kiln.Errorf(kiln.InvalidParameterValue, "Specified ReservedConcurrentExecutions for function decreases account's "+
+				"UnreservedConcurrentExecution below its minimum value of [%d].", kiln.MinUnreserved)
+		})
 	})
 }
 
@@ -116,10 +115,10 @@ func reservedOf(f *kiln.Function) *int32 {
 	return new(int32(*f.Reserved))
 }
 
-// deleteRecord deletes the record of f, which is at that revision, and ends its reservation. It returns catalog.ErrConflict if either
+// deleteRecord deletes the record of f, which is at that revision, and ends what it keeps. It returns catalog.ErrConflict if either
 // has changed.
 func (s *Service) deleteRecord(ctx context.Context, r ref.Ref, f *kiln.Function, at catalog.Revision) error {
-	writes, err := s.reserve(ctx, r.Account, f.Reserved, nil)
+	writes, err := s.keep(ctx, r.Account, f.Kept(), 0, nil)
 	if err != nil {
 		return err
 	}

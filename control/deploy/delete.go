@@ -74,8 +74,12 @@ func (s *Service) deleteVersion(ctx context.Context, r ref.Ref) error {
 		if err != nil || v == nil {
 			return err
 		}
+		writes, err := s.unprovision(ctx, f, r.Qualifier)
+		if err != nil {
+			return err
+		}
 		// The function is written too, so that no alias is given the version meanwhile.
-		_, err = s.commit(ctx, write{key: catalog.VersionKey(r.Account, r.Name, f.ID, n), at: at}, functionWrite(f, revision))
+		_, err = s.commit(ctx, append(writes, write{key: catalog.VersionKey(r.Account, r.Name, f.ID, n), at: at}, functionWrite(f, revision))...)
 		if !errors.Is(err, catalog.ErrConflict) {
 			return err
 		}

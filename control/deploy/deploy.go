@@ -62,6 +62,7 @@ type Service struct {
 	unsettled *agenda[catalog.Key]
 	// unreferenced is code that may have to be deleted.
 	unreferenced *agenda[object]
+	provisions   provisionStatuses
 }
 
 // New returns a Service.
@@ -128,6 +129,10 @@ func (s *Service) Handlers() []api.Handler {
 		api.Handle(api.PutFunctionConcurrency, s.putFunctionConcurrency, members("FunctionName", "ReservedConcurrentExecutions")...),
 		api.Handle(api.DeleteFunctionConcurrency, s.deleteFunctionConcurrency, members("FunctionName")...),
 		api.Handle(api.GetFunctionConcurrency, s.getFunctionConcurrency, members("FunctionName")...),
+		api.Handle(api.PutProvisionedConcurrencyConfig, s.putProvisionedConcurrency, members("FunctionName", "Qualifier", "ProvisionedConcurrentExecutions")...),
+		api.Handle(api.GetProvisionedConcurrencyConfig, s.getProvisionedConcurrency, members("FunctionName", "Qualifier")...),
+		api.Handle(api.ListProvisionedConcurrencyConfigs, s.listProvisionedConcurrency, members("FunctionName", "Marker", "MaxItems")...),
+		api.Handle(api.DeleteProvisionedConcurrencyConfig, s.deleteProvisionedConcurrency, members("FunctionName", "Qualifier")...),
 		api.Handle(api.GetFunctionEventInvokeConfig, s.getFunctionEventInvokeConfig, members("FunctionName", "Qualifier")...),
 		api.Handle(api.GetFunctionUrlConfig, s.getFunctionURLConfig, members("FunctionName", "Qualifier")...),
 		api.Handle(api.GetFunctionCodeSigningConfig, s.getFunctionCodeSigningConfig, members("FunctionName")...),
