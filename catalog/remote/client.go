@@ -27,7 +27,7 @@ func NewClient(path string) *Client { return &Client{path} }
 // Get implements catalog.Source. It fails at once if nobody serves.
 func (c *Client) Get(ctx context.Context, k catalog.Key) (catalog.Record, error) {
 	var got catalog.Record
-	err := c.call(ctx, opGet, k, func(r *bufio.Reader) error {
+	err := c.call(ctx, opGet, k, nil, func(r *bufio.Reader) error {
 		e, err := readEvent(r)
 		if err == nil && e.Synced {
 			err = fmt.Errorf("%w: another answer than a record", errProtocol)
@@ -40,7 +40,7 @@ func (c *Client) Get(ctx context.Context, k catalog.Key) (catalog.Record, error)
 
 // Watch implements catalog.Source. It returns an error when the server ends; what has changed until the next Watch is part of that.
 func (c *Client) Watch(ctx context.Context, prefix catalog.Key, fn func(catalog.Event) error) error {
-	return c.call(ctx, opWatch, prefix, func(r *bufio.Reader) error {
+	return c.call(ctx, opWatch, prefix, nil, func(r *bufio.Reader) error {
 		for {
 			e, err := readEvent(r)
 			if err != nil {
@@ -60,11 +60,11 @@ func (c *Client) Watch(ctx context.Context, prefix catalog.Key, fn func(catalog.
 type told struct{ error }
 
 // call asks the server, and lets read have the answer. It ends when ctx does.
-func (c *Client) call(ctx context.Context, op byte, k catalog.Key, read func(*bufio.Reader) error) error {
+func (c *Client) call(ctx context.Context, op byte, k catalog.Key, body []byte, read func(*bufio.Reader) error) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	err := c.exchange(ctx, op, k, read)
+	err := c.exchange(ctx, op, k, body, read)
 	if t, ok := errors.AsType[told](err); ok {
 		return t.error
 	}
@@ -77,13 +77,13 @@ func (c *Client) call(ctx context.Context, op byte, k catalog.Key, read func(*bu
 	return nil
 }
 
-func (c *Client) exchange(ctx context.Context, op byte, k catalog.Key, read func(*bufio.Reader) error) error {
+func (c *Client) exchange(ctx context.Context, op byte, k catalog.Key, body []byte, read func(*bufio.Reader) error) error {
 	conn, err := local.Dial(ctx, c.path)
 	if err != nil {
 		return err
 	}
 	defer local.CloseWith(ctx, conn)()
-	if err := writeRequest(conn, op, k); err != nil {
+	if err := writeRequest(conn, op, k, body); err != nil {
 		return err
 	}
 	return read(bufio.NewReaderSize(conn, readBuffer))

@@ -1,9 +1,10 @@
 // Package remote takes a catalog.Source from one process of a node to another, over a unix socket.
 //
 // A connection carries one request and its answer, and is closed by whoever has no more to say. A request is a byte that says what is
-// asked (opGet, opWatch), the length of a key in two bytes, and the key. An answer is a sequence of events, each a byte that says what it
-// is, the revision in eight bytes, the lengths of key and value in four bytes each, key and value. All numbers are big-endian. To opGet
-// there is one event; to opWatch there are as many as come, and none is ever passed over: a connection that breaks ends the Watch.
+// asked (opGet, opWatch, opReport), the length of a key in two bytes, and the key; to opReport there is no key, and the length of a report
+// in four bytes and the report follow. An answer is a sequence of events, each a byte that says what it is, the revision in eight bytes,
+// the lengths of key and value in four bytes each, key and value. All numbers are big-endian. To opGet and opReport there is one event; to
+// opWatch there are as many as come, and none is ever passed over: a connection that breaks ends the Watch.
 package remote
 
 import (
@@ -18,8 +19,9 @@ import (
 
 // What is asked.
 const (
-	opGet   = 'g'
-	opWatch = 'w'
+	opGet    = 'g'
+	opWatch  = 'w'
+	opReport = 'p'
 )
 
 // What an event is.
@@ -41,12 +43,12 @@ const header = 1 + 8 + 4 + 4
 var errProtocol = errors.New("not the protocol of a catalog")
 
 // writeRequest sends a request with one write.
-func writeRequest(w io.Writer, op byte, k catalog.Key) error {
+func writeRequest(w io.Writer, op byte, k catalog.Key, body []byte) error {
 	if len(k) > catalog.MaxKey {
 		return fmt.Errorf("key %.80q... of %d bytes: at most %d", k, len(k), catalog.MaxKey)
 	}
 	b := binary.BigEndian.AppendUint16([]byte{op}, uint16(len(k)))
-	_, err := w.Write(append(b, k...))
+	_, err := w.Write(append(append(b, k...), body...))
 	return err
 }
 

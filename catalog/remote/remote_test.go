@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"reflect"
 	"sync"
 	"testing"
 	"time"
@@ -50,6 +51,12 @@ func socket(t testing.TB) string {
 // serve serves source at path until the function that it returns is called, or the test ends.
 func serve(t testing.TB, path string, source catalog.Source) (stop func()) {
 	t.Helper()
+	return serveReports(t, path, source, func([]catalog.ProvisionStatus) { t.Error("reported") })
+}
+
+// serveReports is serve, and calls reported with what is reported.
+func serveReports(t testing.TB, path string, source catalog.Source, reported func([]catalog.ProvisionStatus)) (stop func()) {
+	t.Helper()
 	l, err := local.Listen(path)
 	if err != nil {
 		t.Fatal(err)
@@ -57,7 +64,7 @@ func serve(t testing.TB, path string, source catalog.Source) (stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	var running sync.WaitGroup
 	running.Go(func() {
-		if err := remote.NewServer(l, source, slog.New(slog.DiscardHandler)).Run(ctx); err != nil {
+		if err := remote.NewServer(l, source, reported, slog.New(slog.DiscardHandler)).Run(ctx); err != nil {
 			t.Error(err)
 		}
 	})
@@ -258,7 +265,9 @@ func TestAnAnswerThatIsNoneIsAnError(t *testing.T) {
 func TestARequestThatIsNoneIsHungUpOn(t *testing.T) {
 	path := socket(t)
 	serve(t, path, catalogtest.NewMemory())
-	for name, request := range map[string]string{"another kind": "x\x00\x00", "a key too long": "g\xff\xff"} {
+	for name, request := range map[string]string{
+		"another kind": "x\x00\x00", "a key too long": "g\xff\xff", "a report too long": "p\x00\x00\xff\xff\xff\xff", "no report": "p\x00\x00\x00\x00\x00\x01x",
+	} {
 		t.Run(name, func(t *testing.T) {
 			conn, err := local.Dial(t.Context(), path)
 			if err != nil {
@@ -308,5 +317,23 @@ func BenchmarkGet(b *testing.B) {
 		if _, err := client.Get(b.Context(), "a/b"); err != nil {
 			b.Fatal(err)
 		}
+	}
+}
+
+func TestReportsComeAsTheyAre(t *testing.T) {
+	path := socket(t)
+	var got []catalog.ProvisionStatus
+	stop := serveReports(t, path, catalogtest.NewMemory(), func(all []catalog.ProvisionStatus) { got = all })
+	client := remote.NewClient(path)
+	want := []catalog.ProvisionStatus{{
+		Account: account, Function: "f", Qualifier: "live", Asked: time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC),
+		Shares: map[kiln.Qualifier]int{"1": 2, "2": 3}, Available: 4, Missing: 1, Failure: "none",
+	}}
+	if err := client.Report(t.Context(), want); err != nil || !reflect.DeepEqual(got, want) {
+		t.Errorf("%v: got %+v", err, got)
+	}
+	stop()
+	if err := client.Report(t.Context(), want); err == nil {
+		t.Error("no error where nobody serves")
 	}
 }

@@ -27,12 +27,14 @@ const (
 type Server struct {
 	listener *net.UnixListener
 	source   catalog.Source
+	reported func([]catalog.ProvisionStatus)
 	log      *slog.Logger
 }
 
-// NewServer returns a Server of source on l, which comes from local.Listen and which Run closes.
-func NewServer(l *net.UnixListener, source catalog.Source, log *slog.Logger) *Server {
-	return &Server{l, source, log}
+// NewServer returns a Server of source on l, which comes from local.Listen and which Run closes. reported is called with what clients
+// report.
+func NewServer(l *net.UnixListener, source catalog.Source, reported func([]catalog.ProvisionStatus), log *slog.Logger) *Server {
+	return &Server{l, source, reported, log}
 }
 
 // Run serves until ctx ends, when it ends all watches, or until the listener fails.
@@ -53,10 +55,13 @@ func (s *Server) answer(ctx context.Context, conn *net.UnixConn) error {
 	if err != nil {
 		return err
 	}
+	w := bufio.NewWriter(conn)
+	if op == opReport {
+		return errors.Join(s.take(conn, w), w.Flush())
+	}
 	if err := conn.SetReadDeadline(time.Time{}); err != nil {
 		return err
 	}
-	w := bufio.NewWriter(conn)
 	switch op {
 	case opGet:
 		return errors.Join(s.get(ctx, w, k), w.Flush())

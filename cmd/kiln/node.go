@@ -26,6 +26,7 @@ import (
 	"kiln/invoke"
 	"kiln/invoke/admission"
 	"kiln/invoke/assignment"
+	"kiln/invoke/provision"
 	"kiln/pebblestore"
 	"kiln/telemetry"
 	"kiln/worker"
@@ -159,9 +160,17 @@ func (n *node) layers(ctx context.Context) ([]layer, error) {
 	if err != nil {
 		return nil, err
 	}
+	urls, err := n.codeURLs()
+	if err != nil {
+		return nil, err
+	}
+	control := n.control(urls)
+	var keeper *provision.Keeper // which asks the assigner, which tells it
 	assigner = assignment.New(assignment.Config{
 		Worker: back.worker, IdleTimeout: n.idle, MaxAge: n.age, MaxWaiting: n.queue, MaxWait: n.queueWait, Observer: n.metrics,
+		Lost: func() { keeper.Look() },
 	})
+	keeper = provision.New(provision.Config{Environments: assigner, Report: control.report, Log: n.log})
 	back.sources.assigner = assigner
 	n.metrics.Sample(back.sources.telemetry())
 	limits := n.limits()
@@ -169,17 +178,16 @@ func (n *node) layers(ctx context.Context) ([]layer, error) {
 	view := catalog.NewView(catalog.ViewConfig{
 		Store: n.source, Region: kiln.Region(n.region), Retired: assigner.Retire, Current: back.expect, Log: n.log,
 		Reserved: func(a kiln.AccountID, f kiln.FunctionName, places *int) { limiter.Reserve(a, f, places, time.Now()) },
+		Provisioned: func(a kiln.AccountID, f kiln.FunctionName, all []catalog.Provision) {
+			limiter.Provision(a, f, provision.Places(all), time.Now())
+			keeper.Set(a, f, all)
+		},
 	})
-	urls, err := n.codeURLs()
-	if err != nil {
-		return nil, err
-	}
-	operations, control := n.control(urls)
 	invoker := invoker{&invoke.Service{
 		Resolver: view, Limiter: limiter, Runner: assigner, Observer: n.metrics,
 	}}
 	server, err := frontend.New(frontend.Config{
-		Listener: n.listener, Handlers: append(operations, frontend.InvokeHandler(kiln.Region(n.region), invoker)),
+		Listener: n.listener, Handlers: append(control.handlers, frontend.InvokeHandler(kiln.Region(n.region), invoker)),
 		Verifier: n.verifier(view, back.lookup), Account: n.account, Code: n.blobs, CodeURL: urls,
 		Abandon: back.abandon, DrainTimeout: n.drain, Log: n.log,
 	})
@@ -189,8 +197,9 @@ func (n *node) layers(ctx context.Context) ([]layer, error) {
 	back.door.server = server
 	return append(back.layers,
 		layer{"assignment", assigner.Run},
+		layer{"provisioned concurrency", keeper.Run},
 		n.restarted("catalog view", maxViewPause, view.Run),
-		layer{"control plane", control},
+		layer{"control plane", control.run},
 		layer{"frontend", func(ctx context.Context) error {
 			select {
 			case <-view.Synced():

@@ -78,15 +78,27 @@ func (n *node) newControl(urls *frontend.CodeURL) *deploy.Service {
 	})
 }
 
-// control returns the operations of the control plane and what runs it: here, or in the process that has its role.
-func (n *node) control(urls *frontend.CodeURL) ([]api.Handler, func(context.Context) error) {
+// control returns the control plane, which is here or in the process that has its role.
+func (n *node) control(urls *frontend.CodeURL) control {
 	if n.role != roleData {
 		c := n.newControl(urls)
-		return c.Handlers(), n.restarted("control plane", maxPause, c.Run).run
+		report := func(_ context.Context, all []catalog.ProvisionStatus) error { c.Provisioned(all); return nil }
+		return control{c.Handlers(), n.restarted("control plane", maxPause, c.Run).run, report}
 	}
-	// Of a control plane without a store only what its operations take is asked.
-	return apiremote.Forward(n.socket(operationsSocket), deploy.New(deploy.Config{}).Handlers()),
-		func(ctx context.Context) error { <-ctx.Done(); return nil }
+	return control{
+		// Of a control plane without a store only what its operations take is asked.
+		handlers: apiremote.Forward(n.socket(operationsSocket), deploy.New(deploy.Config{}).Handlers()),
+		run:      func(ctx context.Context) error { <-ctx.Done(); return nil },
+		report:   catalogremote.NewClient(n.socket(catalogSocket)).Report,
+	}
+}
+
+// control is the control plane, wherever it is.
+type control struct {
+	handlers []api.Handler
+	run      func(context.Context) error
+	// report tells it of provisioned concurrency.
+	report func(context.Context, []catalog.ProvisionStatus) error
 }
 
 // serveControl runs the control plane alone, for the process that has the other role.
@@ -109,7 +121,7 @@ func (n *node) serveControl(ctx context.Context) error {
 	fmt.Printf("control plane in %s\n", n.data)
 	return runLayers(ctx,
 		n.restarted("control plane", maxPause, c.Run),
-		layer{"catalog", catalogremote.NewServer(records, n.store, n.log).Run},
+		layer{"catalog", catalogremote.NewServer(records, n.store, c.Provisioned, n.log).Run},
 		layer{"operations", apiremote.NewServer(operations, c.Handlers(), n.log).Run},
 	)
 }
