@@ -95,6 +95,9 @@ func New[T any](cfg Config) *Queue[T] {
 	return &Queue[T]{cfg: cfg, tenants: make(map[string]*tenant[T])}
 }
 
+// SetQuantum changes Config.Quantum.
+func (q *Queue[T]) SetQuantum(d time.Duration) { q.cfg.Quantum = d }
+
 // Hold says that f holds so many units more from now on, or fewer.
 func (q *Queue[T]) Hold(now time.Time, f Flow, units float64) {
 	k := q.key(now, f)

@@ -67,7 +67,9 @@ type Assigner struct {
 	queue   *fairqueue.Queue[*waiter] // +checklocks:mu
 	breaker *breaker                  // +checklocks:mu
 	granted time.Time                 // +checklocks:mu when one who waited was last given something
-	closed  bool                      // +checklocks:mu nobody may wait any more
+	// startTime is the mean of what starts take.
+	startTime time.Duration // +checklocks:mu
+	closed    bool          // +checklocks:mu nobody may wait any more
 
 	// wake tells Run that some are doomed, or wait; one token is enough.
 	wake chan struct{}
@@ -210,6 +212,7 @@ func (a *Assigner) start(ctx context.Context, w *waiter) (fleet.EnvironmentID, e
 	for {
 		s, err := a.try(ctx, w)
 		if err == nil {
+			a.pace(s.Took)
 			a.add(w, s)
 			return s.ID, nil
 		}

@@ -11,8 +11,14 @@ import (
 )
 
 const (
-	// quantum is many times what it takes to start an environment, and little for one who waits.
-	quantum = time.Second
+	// minQuantum is little for one who waits, and maxQuantum what one may have patience for.
+	minQuantum = time.Second
+	maxQuantum = 5 * time.Second
+	// startsPerQuantum is how many environments could be started one after the other in a quantum: what changes hands costs as much of what
+	// there is.
+	startsPerQuantum = 10
+	// smoothing is the weight of one start in the mean of what starts take.
+	smoothing = 0.2
 	// shortageMemory is for how long it is remembered who held what after there was no room.
 	shortageMemory = 10 * time.Second
 	// protection is for how long an idle environment is kept for a function that owes nobody: its calls may be that far apart.
@@ -44,7 +50,16 @@ type grant struct {
 }
 
 func newQueue(maxWaiting int) *fairqueue.Queue[*waiter] {
-	return fairqueue.New[*waiter](fairqueue.Config{MaxWaiting: maxWaiting, Quantum: quantum, Memory: shortageMemory})
+	return fairqueue.New[*waiter](fairqueue.Config{MaxWaiting: maxWaiting, Quantum: minQuantum, Memory: shortageMemory})
+}
+
+// pace counts a start that took so long. Where starts take long, as on a machine that is slow or has many of them, what is short changes
+// hands less often: it would be lost on starts.
+//
+// +checklocks:a.mu
+func (a *Assigner) pace(took time.Duration) {
+	a.startTime += time.Duration(smoothing * float64(took-a.startTime))
+	a.queue.SetQuantum(max(minQuantum, min(startsPerQuantum*a.startTime, a.cfg.MaxWait/2, maxQuantum)))
 }
 
 // flow is who shares: an account, and of it a function.

@@ -205,7 +205,7 @@ func TestOneFunctionWithManyCallersLeavesAnotherItsShare(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			const takes = 100 * time.Millisecond
 			c := newCalling(t, 8, takes, Config{})
-			c.cfg.Worker = slowStart{c.worker}
+			c.cfg.Worker = slowStart{c.worker, startTime}
 			stop := make(chan struct{})
 			for i := range 2000 {
 				v := version("a", fmt.Sprint("aggressor", i%aggressors))
@@ -248,12 +248,16 @@ func TestOneFunctionWithManyCallersLeavesAnotherItsShare(t *testing.T) {
 
 const startTime = 50 * time.Millisecond
 
-type slowStart struct{ *fakeWorker }
+// slowStart is a worker whose starts take so long.
+type slowStart struct {
+	*fakeWorker
+	takes time.Duration
+}
 
 func (s slowStart) Start(ctx context.Context, v *kiln.Version, why fleet.Initialization) (fleet.EnvironmentID, error) {
 	id, err := s.fakeWorker.Start(ctx, v, why)
 	if err == nil {
-		time.Sleep(startTime)
+		time.Sleep(s.takes)
 	}
 	return id, err
 }
@@ -261,7 +265,7 @@ func (s slowStart) Start(ctx context.Context, v *kiln.Version, why fleet.Initial
 func TestAccountsShareBeforeTheirFunctions(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCalling(t, 8, 100*time.Millisecond, Config{MaxWait: time.Hour})
-		c.cfg.Worker = slowStart{c.worker}
+		c.cfg.Worker = slowStart{c.worker, startTime}
 		var served [2]atomic.Int64
 		stop := make(chan struct{})
 		keep := func(v *kiln.Version, n *atomic.Int64) {
@@ -290,6 +294,38 @@ func TestAccountsShareBeforeTheirFunctions(t *testing.T) {
 			t.Errorf("an account with one function has %.2f of the calls, beside one with 100", share)
 		}
 	})
+}
+
+func TestWhereStartsTakeLongLessChangesHands(t *testing.T) {
+	for _, starts := range []struct {
+		takes    time.Duration
+		min, max int
+	}{{10 * time.Millisecond, 600, 900}, {400 * time.Millisecond, 150, 300}} {
+		synctest.Test(t, func(t *testing.T) {
+			c := newCalling(t, 3, 100*time.Millisecond, Config{MaxWait: time.Hour})
+			c.cfg.Worker = slowStart{c.worker, starts.takes}
+			stop := make(chan struct{})
+			for i := range 12 {
+				c.wg.Go(func() {
+					for {
+						select {
+						case <-stop:
+							return
+						default:
+						}
+						_, err := c.Invoke(t.Context(), version("a", fmt.Sprint(i)), kiln.Invocation{}, place(t))
+						c.succeeds(err)
+					}
+				})
+			}
+			time.Sleep(5 * time.Minute)
+			if _, made := c.worker.count(); made < starts.min || made > starts.max {
+				t.Errorf("12 functions had 3 places made %d times anew in five minutes where starts take %v", made, starts.takes)
+			}
+			close(stop)
+			c.wg.Wait()
+		})
+	}
 }
 
 func TestWhatKeepsFailingToInitializeIsRefusedWithoutAStart(t *testing.T) {
