@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -73,6 +74,7 @@ type Node struct {
 	ends sync.WaitGroup
 	// starting is how many environments nobody can find yet.
 	starting atomic.Int64
+	turns    *turns
 }
 
 // resident is an environment of this node.
@@ -86,7 +88,8 @@ var _ fleet.Worker = (*Node)(nil)
 
 // New returns a node without environments.
 func New(cfg Config) *Node {
-	return &Node{cfg: cfg, environments: make(map[fleet.EnvironmentID]*resident), freed: make(chan struct{})}
+	turns := newTurns(startsPerProcessor*runtime.NumCPU(), moreEvery, new(processors).idlePart)
+	return &Node{cfg: cfg, turns: turns, environments: make(map[fleet.EnvironmentID]*resident), freed: make(chan struct{})}
 }
 
 // Start implements fleet.Worker.
@@ -95,6 +98,16 @@ func (n *Node) Start(ctx context.Context, v *kiln.Version, why fleet.Initializat
 	memory := v.MemoryMB + overheadMB
 	if err := n.reserve(ctx, memory); err != nil {
 		return "", err
+	}
+	over, err := n.turns.take(ctx, v)
+	if err != nil {
+		n.cfg.Memory.Release(memory)
+		return "", err
+	}
+	defer over()
+	if n.isDraining() {
+		n.cfg.Memory.Release(memory)
+		return "", errDraining()
 	}
 	queued := time.Since(begun)
 	n.starting.Add(1)
@@ -115,13 +128,13 @@ func (n *Node) Start(ctx context.Context, v *kiln.Version, why fleet.Initializat
 		n.destroy(id, r, fleet.Drained)
 		return "", errDraining()
 	}
-	if why == fleet.Provisioned {
+	if why != fleet.OnDemand {
 		r.Watch() // there may be no invocation for long that finds out that it has ended
 	}
 	return id, nil
 }
 
-// start starts an environment after queued, for which it has waited for memory.
+// start starts an environment after queued, for which it has waited for memory and a turn.
 func (n *Node) start(ctx context.Context, v *kiln.Version, why fleet.Initialization, queued time.Duration) (fleet.EnvironmentID, *resident, error) {
 	cfg, release, err := n.cfg.Preparer.Prepare(ctx, v, why)
 	if err != nil {
@@ -281,7 +294,7 @@ func (n *Node) Abandon() {
 // Run waits until ctx ends and then ends every environment. Whoever invokes must have drained before: invocations that still run
 // fail.
 func (n *Node) Run(ctx context.Context) error {
-	<-ctx.Done()
+	n.turns.run(ctx)
 	residents := n.drain()
 	queue := make(chan fleet.EnvironmentID, len(residents)) // filled here, before anybody reads
 	for id := range residents {
