@@ -1,4 +1,5 @@
-// Command kiln is AWS Lambda on your own machines: `kiln serve` runs a node, `kiln doctor` says what the machine can do.
+// Command kiln is AWS Lambda on your own machines: `kiln serve` runs a node, `kiln doctor` says what the machine can do, `kiln sim`
+// replays a trace.
 package main
 
 import (
@@ -18,7 +19,7 @@ func main() {
 		Use: "kiln", Short: "AWS Lambda on your own machines", SilenceUsage: true, SilenceErrors: true,
 		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
 	}
-	root.AddCommand(serveCommand(), doctorCommand())
+	root.AddCommand(serveCommand(), doctorCommand(), simCommand())
 	if err := root.ExecuteContext(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, "kiln:", err)
 		os.Exit(1)
