@@ -16,7 +16,7 @@ var ErrGone = errors.New("environment has ended")
 // ErrNoRoom is wrapped by the error of a Worker.Start that would succeed if enough other environments were stopped first.
 var ErrNoRoom = errors.New("no room for another environment")
 
-// ErrInit is wrapped by the error of a Worker.Start of a Provisioned environment whose INIT failed.
+// ErrInit is wrapped by the error of a Worker.Start for no invocation when INIT failed.
 var ErrInit = errors.New("INIT failed")
 
 // EnvironmentID names one execution environment of one worker; it is never used again.
@@ -55,6 +55,8 @@ const (
 	OnDemand Initialization = iota
 	// Provisioned: it is to be there before one comes.
 	Provisioned
+	// Expected: one is likely to come soon.
+	Expected
 )
 
 // String returns what AWS calls it, as functions read it in AWS_LAMBDA_INITIALIZATION_TYPE.

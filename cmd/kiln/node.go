@@ -166,16 +166,20 @@ func (n *node) layers(ctx context.Context) ([]layer, error) {
 	}
 	control := n.control(urls)
 	var keeper *provision.Keeper // which asks the assigner, which tells it
+	var view *catalog.View       // as well
 	assigner = assignment.New(assignment.Config{
 		Worker: back.worker, IdleTimeout: n.idle, MaxAge: n.age, MaxWaiting: n.queue, MaxWait: n.queueWait, Observer: n.metrics,
-		Lost: func() { keeper.Look() },
+		Lost: func() { keeper.Look() }, Used: back.used,
+		Resolve: func(a kiln.AccountID, f kiln.FunctionName, q kiln.Qualifier) (*kiln.Version, error) {
+			return view.Resolve(a, f, q)
+		},
 	})
 	keeper = provision.New(provision.Config{Environments: assigner, Report: control.report, Log: n.log})
 	back.sources.assigner = assigner
 	n.metrics.Sample(back.sources.telemetry())
 	limits := n.limits()
 	limiter := admission.New(admission.Config{Concurrency: limits, Starts: n.starts, StartsPer: n.startsPer})
-	view := catalog.NewView(catalog.ViewConfig{
+	view = catalog.NewView(catalog.ViewConfig{
 		Store: n.source, Region: kiln.Region(n.region), Retired: assigner.Retire, Current: back.expect, Log: n.log,
 		Reserved: func(a kiln.AccountID, f kiln.FunctionName, places *int) { limiter.Reserve(a, f, places, time.Now()) },
 		Provisioned: func(a kiln.AccountID, f kiln.FunctionName, all []catalog.Provision) {
@@ -216,9 +220,11 @@ func (n *node) layers(ctx context.Context) ([]layer, error) {
 type back struct {
 	worker fleet.Worker
 	// expect is told of versions that may be called; nil means nobody is.
-	expect   func(*kiln.Version)
-	lookup   lookup
-	abandon  func()
+	expect  func(*kiln.Version)
+	lookup  lookup
+	abandon func()
+	// used is the part of the memory that is promised, nil if that is not known.
+	used     func() float64
 	door     *door
 	runtimes []string
 	sources  sources
@@ -240,6 +246,7 @@ func (n *node) back(ctx context.Context, ended fleet.Ended) (*back, error) {
 	}
 	b.worker, b.expect, b.abandon, b.sources, b.layers = m.workers, m.host.Expect, m.workers.Abandon, m.sources, m.layers
 	b.runtimes = m.host.Runtimes.IDs()
+	b.used = func() float64 { return float64(m.memory.Reserved()) / float64(m.memory.Total()) }
 	b.lookup = func(_ context.Context, id string) (sigv4.Credential, bool) { return credentialOf(m.lookup(id)) }
 	return b, nil
 }

@@ -120,7 +120,7 @@ func serveCommand() *cobra.Command {
 	f.StringArrayVar(&o.allow, "egress-allow", nil, "let functions reach a private range too, such as 10.1.0.0/16: `CIDR`; may be repeated")
 	f.IntVar(&o.memoryMB, "memory", 0, "memory for execution environments in MB; 0 means four fifths of the machine's")
 	f.IntVar(&o.poolMB, "pool", -1, "memory in MB, of --memory, for sandboxes that wait for functions as long as functions leave it; negative means an eighth")
-	f.DurationVar(&o.idle, "idle-timeout", assignment.DefaultIdleTimeout, "how long an execution environment may be idle before it ends")
+	f.DurationVar(&o.idle, "idle-timeout", 0, "how long an execution environment may be idle before it ends; 0 means for as long as a call is likely enough")
 	f.DurationVar(&o.age, "max-age", assignment.DefaultMaxAge, "how old an execution environment may become before it ends, once idle; up to a tenth less")
 	o.concurrencyFlags(c)
 	f.IntVar(&o.queue, "queue", assignment.DefaultMaxWaiting, "how many invocations may wait while there is no memory for their environments")
@@ -154,8 +154,8 @@ func (o *options) validate() error {
 	if o.drain <= 0 {
 		faults = append(faults, fmt.Errorf("--drain %v: want a time above 0", o.drain))
 	}
-	if o.idle < minLife {
-		faults = append(faults, fmt.Errorf("--idle-timeout %v: want %v or more", o.idle, minLife))
+	if o.idle != 0 && o.idle < minLife {
+		faults = append(faults, fmt.Errorf("--idle-timeout %v: want 0, or %v or more", o.idle, minLife))
 	}
 	if o.queue < 1 {
 		faults = append(faults, fmt.Errorf("--queue %d: want 1 or more", o.queue))

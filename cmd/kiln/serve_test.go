@@ -27,7 +27,7 @@ func TestFlagsAreRefusedInPlainWords(t *testing.T) {
 		"endpoint":          {func(o *options) { o.endpoint = "host:9600" }, "--endpoint"},
 		"log format":        {func(o *options) { o.logFormat = "xml" }, "--log-format"},
 		"drain":             {func(o *options) { o.drain = 0 }, "--drain"},
-		"idle timeout":      {func(o *options) { o.idle = 0 }, "--idle-timeout"},
+		"idle timeout":      {func(o *options) { o.idle = time.Millisecond }, "--idle-timeout"},
 		"age":               {func(o *options) { o.age = time.Millisecond }, "--max-age"},
 		"queue":             {func(o *options) { o.queue = 0 }, "--queue 0"},
 		"queue wait":        {func(o *options) { o.queueWait = time.Millisecond }, "--queue-wait"},

@@ -15,12 +15,13 @@ import (
 	"kiln/fleet"
 	"kiln/internal/fairqueue"
 	"kiln/invoke/admission"
+	"kiln/invoke/forecast"
 )
 
 // Config says what an Assigner works with.
 type Config struct {
 	Worker fleet.Worker
-	// IdleTimeout is how long an environment may stay idle before it is stopped; 0 means DefaultIdleTimeout.
+	// IdleTimeout is how long an environment may stay idle before it is stopped; 0 means for as long as a call is likely enough.
 	IdleTimeout time.Duration
 	// MaxAge is how old an environment may be when it becomes idle or is; 0 means DefaultMaxAge. Each is given up to a tenth less, so
 	// that those of one burst do not end together.
@@ -31,6 +32,11 @@ type Config struct {
 	MaxWait time.Duration
 	// Observer is told of those that waited; nil means that nobody is.
 	Observer Observer
+	// Resolve returns the version that a function has under a qualifier now, to start an environment before it is called. Nil means that
+	// none is.
+	Resolve func(kiln.AccountID, kiln.FunctionName, kiln.Qualifier) (*kiln.Version, error)
+	// Used is the part of the workers' memory that is promised, 0 to 1; nil means that it is all, always.
+	Used func() float64
 	// Lost is told when an environment that was provisioned has ended or ends; nil means that nobody is. It must not block.
 	Lost func()
 }
@@ -42,8 +48,6 @@ type Observer interface {
 }
 
 const (
-	// DefaultIdleTimeout keeps environments about as long as AWS is seen to keep them.
-	DefaultIdleTimeout = 5 * time.Minute
 	// DefaultMaxAge ends what a busy function's environments have gathered, files and leaks, some times a day.
 	DefaultMaxAge = 4 * time.Hour
 	// DefaultMaxWaiting is more than one account of AWS's usual limit can have waiting.
@@ -66,6 +70,8 @@ type Assigner struct {
 	// queue is who holds memory, in MB, and who waits for it.
 	queue   *fairqueue.Queue[*waiter] // +checklocks:mu
 	breaker *breaker                  // +checklocks:mu
+	// forecast is when functions are called; unused if there is an IdleTimeout.
+	forecast *forecast.Forecaster[called] // +checklocks:mu
 	granted time.Time                 // +checklocks:mu when one who waited was last given something
 	// startTime is the mean of what starts take.
 	startTime time.Duration // +checklocks:mu
@@ -94,14 +100,14 @@ const stopParallelism = 4
 
 // New returns an Assigner.
 func New(cfg Config) *Assigner {
-	if cfg.IdleTimeout == 0 {
-		cfg.IdleTimeout = DefaultIdleTimeout
-	}
 	if cfg.MaxAge == 0 {
 		cfg.MaxAge = DefaultMaxAge
 	}
 	if cfg.MaxWaiting == 0 {
 		cfg.MaxWaiting = DefaultMaxWaiting
+	}
+	if cfg.Used == nil {
+		cfg.Used = func() float64 { return 1 }
 	}
 	if cfg.Lost == nil {
 		cfg.Lost = func() {}
@@ -109,7 +115,10 @@ func New(cfg Config) *Assigner {
 	if cfg.MaxWait == 0 {
 		cfg.MaxWait = DefaultMaxWait
 	}
-	return &Assigner{cfg: cfg, table: NewTable(), wake: make(chan struct{}, 1), breaker: newBreaker(), queue: newQueue(cfg.MaxWaiting)}
+	return &Assigner{
+		cfg: cfg, table: NewTable(), wake: make(chan struct{}, 1), breaker: newBreaker(), queue: newQueue(cfg.MaxWaiting),
+		forecast: forecast.New[called](forecast.Config{Policy: forecast.Default}),
+	}
 }
 
 // startAllowance is what an invocation may take beyond its function's timeout, once it does not wait any more: a sandbox and INIT.
@@ -163,6 +172,7 @@ func (a *Assigner) acquire(ctx context.Context, v *kiln.Version, lease admission
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	id, ok := a.table.Take(v.Deployment)
+	a.learn(v)
 	if ok {
 		return id, 0, nil
 	}
@@ -258,7 +268,7 @@ func (a *Assigner) try(ctx context.Context, w *waiter) (Start, error) {
 	id, err := a.cfg.Worker.Start(work, w.version, w.why)
 	now := time.Now()
 	return Start{
-		ID: id, Flow: flow(w.version), At: now, Took: now.Sub(begun), MemoryMB: w.version.MemoryMB,
+		ID: id, Version: w.version, Flow: flow(w.version), At: now, Took: now.Sub(begun), MemoryMB: w.version.MemoryMB,
 		Until: now.Add(a.cfg.MaxAge - rand.N(a.cfg.MaxAge/10+1)),
 	}, err
 }
@@ -325,11 +335,13 @@ func (a *Assigner) awake() {
 // Run stops environments that are retired, too old or idle for too long, and lets those who wait for room look for it, until ctx ends.
 // What it leaves then is the worker's to end.
 func (a *Assigner) Run(ctx context.Context) error {
-	var stops errgroup.Group
+	var stops, ahead errgroup.Group
 	stops.SetLimit(stopParallelism)
+	ahead.SetLimit(aheadParallelism)
 	defer stops.Wait() // its functions return no error
+	defer ahead.Wait() // nor do these
 	defer a.refuseAll()
-	tick := time.NewTicker(max(min(a.cfg.IdleTimeout, a.cfg.MaxAge)/looks, minTick))
+	tick := time.NewTicker(a.tick())
 	defer tick.Stop()
 	var look <-chan time.Time // while some wait
 	for {
@@ -339,6 +351,11 @@ func (a *Assigner) Run(ctx context.Context) error {
 		case <-a.wake:
 		case now := <-tick.C:
 			a.expire(now)
+			for _, v := range a.expected(now) {
+				if !ahead.TryGo(func() error { a.startAhead(ctx, v); return nil }) {
+					break // there will be one when it is called
+				}
+			}
 		case now := <-look:
 			a.offer(now)
 			look = nil
@@ -363,7 +380,11 @@ func (a *Assigner) stop(d doomed) {
 func (a *Assigner) expire(now time.Time) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.doom(fleet.Idle, a.table.Expire(now.Add(-a.cfg.IdleTimeout))...)
+	if a.cfg.IdleTimeout > 0 {
+		a.doom(fleet.Idle, a.table.Expire(now.Add(-a.cfg.IdleTimeout))...)
+	} else {
+		a.doom(fleet.Idle, a.unlikely(now)...)
+	}
 	a.doom(fleet.Aged, a.table.Age(now)...)
 }
 

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"time"
 
+	"kiln"
 	"kiln/fleet"
 	"kiln/internal/fairqueue"
 )
@@ -50,6 +51,8 @@ type environment struct {
 // Start is what an environment's start tells of it.
 type Start struct {
 	ID fleet.EnvironmentID
+	// Version is what it runs.
+	Version *kiln.Version
 	// Flow is whose it is, and At when it was there.
 	Flow fairqueue.Flow
 	At   time.Time
@@ -97,6 +100,11 @@ func (t *Table) Claim(d string) (id fleet.EnvironmentID, ok bool) {
 // Provide takes an environment that was started because it is provisioned. It is idle.
 func (t *Table) Provide(d string, s Start) {
 	s.Provisioned = true
+	t.AddIdle(d, s)
+}
+
+// AddIdle takes an environment that was started for no call.
+func (t *Table) AddIdle(d string, s Start) {
 	dep := t.deployments[d]
 	if dep == nil {
 		dep = &deployment{}
@@ -104,7 +112,11 @@ func (t *Table) Provide(d string, s Start) {
 	}
 	e := &environment{Start: s, deployment: d}
 	t.environments[s.ID] = e
-	dep.kept = append(dep.kept, e)
+	if s.Provisioned {
+		dep.kept = append(dep.kept, e)
+	} else {
+		dep.startTime = s.Took
+	}
 	t.list(dep, e, s.At)
 }
 
@@ -325,6 +337,30 @@ func (t *Table) removeAll(all []*environment) []Start {
 func (t *Table) Expire(cutoff time.Time) []Start {
 	return t.removeIf(func(e *environment) bool { return e.since.Before(cutoff) })
 }
+
+// Surplus forgets the idle environments of each deployment that hold says no to, and returns them. It is asked, of one that is not
+// provisioned, whether an n-th environment of a version is to be held; the one that has been idle longest is the last of a
+// deployment. The caller must stop them.
+func (t *Table) Surplus(hold func(v *kiln.Version, n int) bool) []Start {
+	var out []Start
+	for _, dep := range t.deployments {
+		for len(dep.idle) > 0 && !hold(dep.idle[0].Version, dep.busy+len(dep.provisioned)+len(dep.idle)) {
+			out = append(out, t.remove(dep.idle[0]))
+		}
+	}
+	return out
+}
+
+// Busy is how many environments of d are busy, or being started.
+func (t *Table) Busy(d string) int {
+	if dep := t.deployments[d]; dep != nil {
+		return dep.busy
+	}
+	return 0
+}
+
+// Has reports whether there is an environment of d, or one is being started for a call.
+func (t *Table) Has(d string) bool { return t.deployments[d] != nil }
 
 // Age forgets the idle environments that are as old as they may become, and returns them. The caller must stop them.
 func (t *Table) Age(now time.Time) []Start {

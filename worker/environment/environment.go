@@ -31,7 +31,7 @@ type Config struct {
 	// Process is the runtime process, as the guest is told to start it.
 	Process wire.Header
 	Version *kiln.Version
-	// Initialization is why there is to be an environment. A Provisioned one has no cold start to tell of: nobody waited for it.
+	// Initialization is why there is to be an environment. One that is not OnDemand has no cold start to tell of: nobody waited for it.
 	Initialization fleet.Initialization
 	// InitCPUs is the processor share of the INIT phase, which AWS does not hold to the function's own.
 	InitCPUs float64
@@ -106,7 +106,7 @@ type initFailure struct {
 	retry bool
 }
 
-// Start boots a sandbox and runs INIT in it. An INIT that fails is no error but of a Provisioned environment, when it wraps
+// Start boots a sandbox and runs INIT in it. An INIT that fails is no error if Initialization is OnDemand, and else wraps
 // fleet.ErrInit: the first Invoke tells. An error means that nothing is left behind.
 func Start(ctx context.Context, cfg Config) (*Environment, error) {
 	if cfg.FreezeAfter == 0 {
@@ -120,7 +120,7 @@ func Start(ctx context.Context, cfg Config) (*Environment, error) {
 		return nil, err
 	}
 	e.started = e.cold.timing
-	if cfg.Initialization == fleet.Provisioned {
+	if cfg.Initialization != fleet.OnDemand {
 		if err := e.conceal(); err != nil {
 			return nil, err
 		}
