@@ -36,6 +36,9 @@ type Config struct {
 	// Quantum is how long a flow keeps to itself what it has got, and how far, by that measure, it may get ahead of another that has
 	// some too. The longer it is, the less often something changes hands.
 	Quantum time.Duration
+	// Pause is how long after something has changed hands nothing else does because somebody is ahead; what those lack who hold
+	// nothing changes hands after a newcomers' part of that.
+	Pause time.Duration
 	// Memory is for how long, while nobody is short of anything, what was held is remembered.
 	Memory time.Duration
 }
@@ -50,6 +53,8 @@ type Queue[T any] struct {
 	shortage int
 	begun    time.Time
 	last     time.Time
+	// handed is when something changed hands last.
+	handed time.Time
 	// floor is what the tenant that was served last had held.
 	floor   float64
 	waiting [classes]int
@@ -95,8 +100,11 @@ func New[T any](cfg Config) *Queue[T] {
 	return &Queue[T]{cfg: cfg, tenants: make(map[string]*tenant[T])}
 }
 
-// SetQuantum changes Config.Quantum.
-func (q *Queue[T]) SetQuantum(d time.Duration) { q.cfg.Quantum = d }
+// newcomers is how many times as often something changes hands for those who hold nothing as for others.
+const newcomers = 8
+
+// SetPace changes Config.Quantum and Config.Pause.
+func (q *Queue[T]) SetPace(quantum, pause time.Duration) { q.cfg.Quantum, q.cfg.Pause = quantum, pause }
 
 // Hold says that f holds so many units more from now on, or fewer.
 func (q *Queue[T]) Hold(now time.Time, f Flow, units float64) {
@@ -215,6 +223,9 @@ func (q *Queue[T]) NextOf(now time.Time, f Flow, units float64, got time.Time) (
 		}
 		least = k
 	}
+	if least != k {
+		q.handed = now
+	}
 	return q.serve(now, least, c), least == k
 }
 
@@ -235,7 +246,8 @@ func (q *Queue[T]) Take(now time.Time, f Flow, of func(T) bool) *Waiter[T] {
 }
 
 // Owes reports whether from has to hand over to another flow what it has had since got, of size units: when it has had its quantum
-// and the other holds nothing, when it is ahead by more than the quantum, and always when nobody has been short for long.
+// and the other holds nothing, when it is ahead by more than the quantum, both not too soon after the last time, and always when nobody
+// has been short for long.
 func (q *Queue[T]) Owes(now time.Time, from, to Flow, units float64, got time.Time) bool {
 	if from == to || q.shortage == 0 || q.relaxed(now) {
 		return true
@@ -248,10 +260,11 @@ func (q *Queue[T]) Owes(now time.Time, from, to Flow, units float64, got time.Ti
 }
 
 func (q *Queue[T]) owes(now time.Time, from, to *key[T], units float64, got time.Time) bool {
+	rested := now.Sub(q.handed)
 	if to.ledger.held == 0 {
-		return now.Sub(got) >= q.cfg.Quantum
+		return now.Sub(got) >= q.cfg.Quantum && rested >= q.cfg.Pause/newcomers
 	}
-	return q.lead(now, from, to) > 2*units*q.cfg.Quantum.Seconds() // one of them for holding one more
+	return q.lead(now, from, to) > 2*units*q.cfg.Quantum.Seconds() && rested >= q.cfg.Pause // one of them for holding one more
 }
 
 // lead is how far a is ahead of b: their tenants, if those differ.

@@ -311,3 +311,28 @@ func BenchmarkNextOfTenThousandWaiters(b *testing.B) {
 		})
 	}
 }
+
+func TestLittleChangesHandsAtATime(t *testing.T) {
+	for name, c := range map[string]struct {
+		holds int // of the one who waits
+		want  int
+	}{"who has some": {1, 10}, "who has nothing": {0, 80}} {
+		q := New[string](Config{MaxWaiting: 1000, Quantum: time.Second, Pause: 10 * time.Second, Memory: time.Minute})
+		rich, poor := Flow{"a", "rich"}, Flow{"b", "poor"}
+		q.Hold(start, rich, 1000)
+		q.Hold(start, poor, float64(c.holds))
+		q.Short(start)
+		for range 1000 {
+			q.Push(start, poor, Foreground, "poor")
+		}
+		handed := 0
+		for ms := time.Second; ms <= 101*time.Second; ms += 10 * time.Millisecond {
+			if w, own := q.NextOf(start.Add(ms), rich, 1, start); w != nil && !own {
+				handed++
+			}
+		}
+		if handed < c.want || handed > c.want+1 {
+			t.Errorf("in 100 s %d changed hands for one %s, want %d", handed, name, c.want)
+		}
+	}
+}

@@ -72,7 +72,7 @@ type Assigner struct {
 	breaker *breaker                  // +checklocks:mu
 	// forecast is when functions are called; unused if there is an IdleTimeout.
 	forecast *forecast.Forecaster[called] // +checklocks:mu
-	granted time.Time                 // +checklocks:mu when one who waited was last given something
+	granted  time.Time                    // +checklocks:mu when one who waited was last given something
 	// startTime is the mean of what starts take.
 	startTime time.Duration // +checklocks:mu
 	closed    bool          // +checklocks:mu nobody may wait any more

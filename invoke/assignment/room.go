@@ -14,8 +14,7 @@ const (
 	// minQuantum is little for one who waits, and maxQuantum what one may have patience for.
 	minQuantum = time.Second
 	maxQuantum = 5 * time.Second
-	// startsPerQuantum is how many environments could be started one after the other in a quantum: what changes hands costs as much of what
-	// there is.
+	// startsPerQuantum is how many environments could be started one after the other in a quantum.
 	startsPerQuantum = 10
 	// smoothing is the weight of one start in the mean of what starts take.
 	smoothing = 0.2
@@ -54,12 +53,12 @@ func newQueue(maxWaiting int) *fairqueue.Queue[*waiter] {
 }
 
 // pace counts a start that took so long. Where starts take long, as on a machine that is slow or has many of them, what is short changes
-// hands less often: it would be lost on starts.
+// hands less often, and little of it at a time: it would be lost on starts.
 //
 // +checklocks:a.mu
 func (a *Assigner) pace(took time.Duration) {
 	a.startTime += time.Duration(smoothing * float64(took-a.startTime))
-	a.queue.SetQuantum(max(minQuantum, min(startsPerQuantum*a.startTime, a.cfg.MaxWait/2, maxQuantum)))
+	a.queue.SetPace(max(minQuantum, min(startsPerQuantum*a.startTime, a.cfg.MaxWait/2, maxQuantum)), a.startTime)
 }
 
 // flow is who shares: an account, and of it a function.
