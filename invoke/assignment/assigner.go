@@ -73,6 +73,8 @@ type Assigner struct {
 	// forecast is when functions are called; unused if there is an IdleTimeout.
 	forecast *forecast.Forecaster[called] // +checklocks:mu
 	granted  time.Time                    // +checklocks:mu when one who waited was last given something
+	// moving is how many environments are ended for others, which have not got their memory yet.
+	moving int // +checklocks:mu
 	// startTime is the mean of what starts take.
 	startTime time.Duration // +checklocks:mu
 	closed    bool          // +checklocks:mu nobody may wait any more
@@ -199,7 +201,7 @@ func (a *Assigner) obtain(ctx context.Context, w *waiter, lease admission.Lease)
 		a.hold(time.Now(), v, 1)
 	}
 	if err := lease.Start(time.Now()); err != nil {
-		a.refuse(v)
+		a.decline(w)
 		return "", err
 	}
 	for {
@@ -254,6 +256,7 @@ func (a *Assigner) refuse(v *kiln.Version) {
 //
 // +checklocks:a.mu
 func (a *Assigner) try(ctx context.Context, w *waiter) (Start, error) {
+	defer a.moved(w)
 	a.mu.Unlock()
 	defer a.mu.Lock()
 	if w.got.surrendered != "" {

@@ -85,6 +85,7 @@ func (a *Assigner) evict(now time.Time, w *waiter) bool {
 	})
 	w.got = grant{surrendered: s.ID}
 	if ok {
+		a.moving++
 		a.queue.Hold(now, s.Flow, -float64(s.MemoryMB))
 		a.hold(now, w.version, 1)
 	}
@@ -175,9 +176,33 @@ func (a *Assigner) pass(now time.Time, s Start) {
 		return
 	}
 	a.table.Surrender(s.ID)
+	a.moving++
 	a.queue.Hold(now, s.Flow, -float64(s.MemoryMB))
 	a.hold(now, w.version, 1)
 	w.grants <- grant{surrendered: s.ID}
+}
+
+// moved says that w has got the memory of the environment that was to end for it, or that there was none after all.
+//
+// +checklocks:a.mu
+func (a *Assigner) moved(w *waiter) {
+	if w.got.surrendered != "" {
+		a.moving--
+		w.got.surrendered = ""
+	}
+}
+
+// decline gives back what w was given, and does not use.
+//
+// +checklocks:a.mu
+func (a *Assigner) decline(w *waiter) {
+	if w.got.surrendered == "" {
+		a.refuse(w.version)
+		return
+	}
+	a.hold(time.Now(), w.version, -1)
+	a.doom(fleet.Evicted, Start{ID: w.got.surrendered, Flow: flow(w.version)}) // which holds nothing any more
+	a.moved(w)
 }
 
 // letGo counts an environment that has ended as held no more, and gives its memory to the next who waits.
@@ -199,11 +224,11 @@ func (a *Assigner) grantNext(now time.Time) {
 	}
 }
 
-// offer lets one who waits look for room, if nobody has been given any for a while.
+// offer lets one who waits look for room, if nobody has been given any for a while, and nobody is getting some, which would be taken.
 func (a *Assigner) offer(now time.Time) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if now.Sub(a.granted) >= lookForRoom {
+	if a.moving == 0 && now.Sub(a.granted) >= lookForRoom {
 		a.grantNext(now)
 	}
 }

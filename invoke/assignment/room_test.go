@@ -14,6 +14,7 @@ import (
 	"kiln"
 	"kiln/fleet"
 	"kiln/internal/fairqueue"
+	"kiln/invoke/admission"
 )
 
 // version is the one version of a function of an account.
@@ -403,6 +404,47 @@ func TestNothingIsHeldWhenNobodyCalls(t *testing.T) {
 					t.Errorf("%v holds %v", x, held)
 				}
 			}
+		}
+	})
+}
+
+func TestWhatIsNotUsedAfterAllIsEnded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const takes = minQuantum + lookForRoom/2 // so that who comes after the quantum is given a place before it looks for one
+		c := newCalling(t, 1, takes, Config{MaxWait: time.Hour})
+		limiter := admission.New(admission.Config{Starts: 1, StartsPer: time.Hour})
+		acquire := func() admission.Lease {
+			lease, err := limiter.Acquire(version("b", "f"), time.Now())
+			if err != nil {
+				t.Fatal(err)
+			}
+			return lease
+		}
+		first := acquire()
+		if err := first.Start(time.Now()); err != nil { // which is all for an hour
+			t.Fatal(err)
+		}
+		first.Release(time.Now())
+		for _, account := range []string{"a", "c"} { // the one has the place, the other waits for it
+			c.start(version(account, "f"), c.succeeds)
+			synctest.Wait()
+		}
+		time.Sleep(minQuantum)
+		c.wg.Go(func() {
+			_, err := c.Invoke(t.Context(), version("b", "f"), kiln.Invocation{}, acquire())
+			if e, ok := errors.AsType[*kiln.Error](err); !ok || e.Reason != kiln.RateExceeded {
+				t.Errorf("got %v", err)
+			}
+		})
+		c.wg.Wait()
+		synctest.Wait()
+		if alive, made := c.worker.count(); alive != 1 || made != 2 {
+			t.Errorf("%d of %d live, want the second", alive, made)
+		}
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if c.moving != 0 {
+			t.Errorf("%d are on the move", c.moving)
 		}
 	})
 }
