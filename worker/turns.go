@@ -19,7 +19,7 @@ import (
 const (
 	// startsPerProcessor is how many starts may be under way for each processor: more at once would all take longer, each time-out of INIT
 	// among them, than one after the other.
-	startsPerProcessor = 4
+	startsPerProcessor = 2
 	// moreEvery is how often, while some wait, it is looked whether the processors are idle, because those that start wait for something
 	// else.
 	moreEvery = 50 * time.Millisecond
