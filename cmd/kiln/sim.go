@@ -72,7 +72,7 @@ func simulate(out io.Writer, files azuretrace.Files, cold time.Duration) error {
 		{"fixed, 5 min", &forecast.Fixed{Keep: 5 * time.Minute}},
 		{"fixed, 10 min", &forecast.Fixed{Keep: 10 * time.Minute}},
 		{"fixed, 1 h", &forecast.Fixed{Keep: time.Hour}},
-		{"forecast", forecast.NewLearning(forecast.Default)},
+		{"forecast", forecast.NewLearning(forecast.DefaultPolicy())},
 	} {
 		o := forecast.Replay(trace, p.keeper, cold)
 		fmt.Fprintf(w, "%s\t%d\t%d\t%.3f\t%.0f\t%.1f\t\n", p.name, o.Calls, o.Cold, 100*float64(o.Cold)/float64(max(o.Calls, 1)), o.Idle/1024,

@@ -53,7 +53,7 @@ func (a *Assigner) tick() time.Duration {
 // +checklocks:a.mu
 func (a *Assigner) unlikely(now time.Time) []Start {
 	used := math.Ceil(a.cfg.Used()*priceSteps) / priceSteps
-	a.forecast.SetPrice(forecast.Default.Price * max(used, leastPrice))
+	a.forecast.SetPrice(forecast.DefaultPolicy().Price * max(used, leastPrice))
 	return a.table.Surplus(func(v *kiln.Version, n int) bool { return a.forecast.Holds(calledAs(v), n, now) })
 }
 

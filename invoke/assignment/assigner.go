@@ -119,7 +119,7 @@ func New(cfg Config) *Assigner {
 	}
 	return &Assigner{
 		cfg: cfg, table: NewTable(), wake: make(chan struct{}, 1), breaker: newBreaker(), queue: newQueue(cfg.MaxWaiting),
-		forecast: forecast.New[called](forecast.Config{Policy: forecast.Default}),
+		forecast: forecast.New[called](forecast.Config{Policy: forecast.DefaultPolicy()}),
 	}
 }
 

@@ -95,9 +95,9 @@ type Policy struct {
 	Weight float64
 }
 
-// Default is the policy of a node: on the traces of docs/decisions/0012 it has little more than a third of the cold starts that environments held for ten
-// minutes after each call have, with less memory.
-var Default = Policy{Price: 1.0 / 4000, Start: 0.1, Weight: 1}
+// DefaultPolicy is that of a node: on the traces of docs/decisions/0012 it has little more than a third of the cold starts that
+// environments held for ten minutes after each call have, with less memory.
+func DefaultPolicy() Policy { return Policy{Price: 1.0 / 4000, Start: 0.1, Weight: 1} }
 
 // window is a part of the time since the last call.
 type window struct{ from, to time.Duration }

@@ -30,7 +30,7 @@ func callEvery(f *Forecaster[string], times int, gap time.Duration, memoryMB int
 }
 
 func TestAFunctionThatIsCalledRegularlyIsThereInTime(t *testing.T) {
-	f := New[string](Config{Policy: Default})
+	f := New[string](Config{Policy: DefaultPolicy()})
 	now := callEvery(f, 10, 40*time.Minute, 512)
 	minutes := held(f, 1, now)
 	if fmt.Sprint(minutes) != "[0 39 40]" {
@@ -48,7 +48,7 @@ func TestAFunctionThatIsCalledRegularlyIsThereInTime(t *testing.T) {
 }
 
 func TestACallMakesAnotherPlan(t *testing.T) {
-	f := New[string](Config{Policy: Default})
+	f := New[string](Config{Policy: DefaultPolicy()})
 	now := callEvery(f, 10, 40*time.Minute, 512)
 	f.Idle("f")
 	f.Called("f", 1, 512, now.Add(5*time.Minute))
@@ -58,12 +58,12 @@ func TestACallMakesAnotherPlan(t *testing.T) {
 }
 
 func TestWhatIsCalledOftenStays(t *testing.T) {
-	f := New[string](Config{Policy: Default})
+	f := New[string](Config{Policy: DefaultPolicy()})
 	now := callEvery(f, 30, 3*time.Minute, 1024)
 	if minutes := held(f, 1, now); fmt.Sprint(minutes) != "[0 2 3]" {
 		t.Errorf("one that needs much is held in the minutes %v after a call", minutes)
 	}
-	f = New[string](Config{Policy: Default})
+	f = New[string](Config{Policy: DefaultPolicy()})
 	now = callEvery(f, 30, 3*time.Minute, 128)
 	if minutes := held(f, 1, now); len(minutes) < 4 || minutes[3] != 3 {
 		t.Errorf("one that needs little is held in the minutes %v", minutes)
@@ -73,7 +73,7 @@ func TestWhatIsCalledOftenStays(t *testing.T) {
 func TestWhatIsNotKnownStaysForAsLongAsItsMemoryIsWorth(t *testing.T) {
 	longest := int(Horizon / Bin)
 	for _, memoryMB := range []int{128, 512, 2048, 10240} {
-		f := New[string](Config{Policy: Default})
+		f := New[string](Config{Policy: DefaultPolicy()})
 		f.Called("f", 1, memoryMB, start)
 		n := len(held(f, 1, start))
 		if n < 1 || n > longest {
@@ -81,10 +81,10 @@ func TestWhatIsNotKnownStaysForAsLongAsItsMemoryIsWorth(t *testing.T) {
 		}
 		longest = n
 	}
-	f := New[string](Config{Policy: Default})
+	f := New[string](Config{Policy: DefaultPolicy()})
 	f.Called("f", 1, 128, start)
 	few := len(held(f, 1, start))
-	f.SetPrice(Default.Price / 4)
+	f.SetPrice(DefaultPolicy().Price / 4)
 	if many := len(held(f, 1, start)); many <= few {
 		t.Errorf("where memory is worth less it is held for %d minutes, else for %d", many, few)
 	}
@@ -94,7 +94,7 @@ func TestWhatIsNotKnownStaysForAsLongAsItsMemoryIsWorth(t *testing.T) {
 }
 
 func TestEveryLevelIsHeldForItself(t *testing.T) {
-	f := New[string](Config{Policy: Default})
+	f := New[string](Config{Policy: DefaultPolicy()})
 	now := start
 	for i := range 120 { // always one, and eight together each half an hour
 		now = start.Add(time.Duration(i) * time.Minute)
@@ -114,7 +114,7 @@ func TestEveryLevelIsHeldForItself(t *testing.T) {
 }
 
 func TestWhatHasChangedShows(t *testing.T) {
-	f := New[string](Config{Policy: Default})
+	f := New[string](Config{Policy: DefaultPolicy()})
 	callEvery(f, 2000, 10*time.Minute, 512)
 	now := start.Add(2000 * 10 * time.Minute)
 	for range 400 {
@@ -128,7 +128,7 @@ func TestWhatHasChangedShows(t *testing.T) {
 }
 
 func TestTheNumberOfFunctionsIsBounded(t *testing.T) {
-	f := New[int](Config{Policy: Default, MaxFunctions: 3})
+	f := New[int](Config{Policy: DefaultPolicy(), MaxFunctions: 3})
 	for i := range 5 {
 		f.Called(i, 1, 128, start)
 	}
@@ -173,7 +173,7 @@ func mixed(functions, minutes int) []Traced {
 func TestTheForecastHasFewerColdStartsWithLessMemory(t *testing.T) {
 	trace := mixed(100, 24*60)
 	fixed := Replay(trace, &Fixed{Keep: 10 * time.Minute}, time.Second)
-	learned := Replay(trace, NewLearning(Default), time.Second)
+	learned := Replay(trace, NewLearning(DefaultPolicy()), time.Second)
 	t.Logf("fixed %+v, forecast %+v", fixed, learned)
 	if learned.Calls != fixed.Calls || 2*learned.Cold > fixed.Cold || learned.Idle > fixed.Idle {
 		t.Errorf("fixed %+v, forecast %+v", fixed, learned)
@@ -191,7 +191,7 @@ func TestReplayCountsWhatHappens(t *testing.T) {
 }
 
 func BenchmarkCalled(b *testing.B) {
-	f := New[string](Config{Policy: Default})
+	f := New[string](Config{Policy: DefaultPolicy()})
 	b.ReportAllocs()
 	for i := range b.N {
 		f.Called("f", 1, 128, start.Add(time.Duration(i)*time.Second))
@@ -199,7 +199,7 @@ func BenchmarkCalled(b *testing.B) {
 }
 
 func BenchmarkPlan(b *testing.B) {
-	f := New[string](Config{Policy: Default})
+	f := New[string](Config{Policy: DefaultPolicy()})
 	b.ReportAllocs()
 	for i := range b.N {
 		now := start.Add(time.Duration(i) * time.Minute)

@@ -45,8 +45,8 @@ type step struct {
 }
 
 const (
-	// minPause and maxPause bound how long after a start that failed there is no other: as many that fail as AWS's INIT may take, and a
-	// machine without room, are not to cost others their processor.
+	// minPause and maxPause bound how long after a start that failed there is no other: one whose INIT fails, or for which there is no room,
+	// is not to cost others their processor.
 	minPause = time.Second
 	maxPause = time.Minute
 )

@@ -163,7 +163,11 @@ func (k *Keeper) step(now time.Time) (starts []start, withdraw map[string]int, s
 			wanted[s.Version.Deployment] = true
 		}
 	}
-	for _, name := range slices.SortedFunc(maps.Keys(k.groups), key.compare) {
+	// What keeps failing must not take the turns of others.
+	order := func(a, b key) int {
+		return cmp.Or(cmp.Compare(k.groups[a].failures, k.groups[b].failures), a.compare(b))
+	}
+	for _, name := range slices.SortedFunc(maps.Keys(k.groups), order) {
 		g := k.groups[name]
 		g.forget(wanted, provided)
 		s := g.next(provided, k.slots, now)
