@@ -198,7 +198,7 @@ func TestTheCallerDoesNotWaitForExtensions(t *testing.T) {
 		}
 		answered := time.Since(begun)
 		r.settle(id)
-		if settled := time.Since(begun); answered > 200*time.Millisecond || settled < 300*time.Millisecond {
+		if settled := time.Since(begun); settled-answered < 500*time.Millisecond || settled < time.Second { // which the extension takes
 			t.Errorf("%s answered after %v and settled after %v", name, answered, settled)
 		}
 		r.Stop(id, fleet.Retired)

@@ -80,7 +80,7 @@ func serve(mode, id string) error {
 			}
 			os.Exit(6)
 		case "slow":
-			time.Sleep(300 * time.Millisecond)
+			time.Sleep(time.Second)
 			if err := os.WriteFile("/tmp/slow", []byte("done"), 0o644); err != nil {
 				return err
 			}
