@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -45,7 +46,9 @@ func ricZip(t *testing.T) []byte {
 	ctx, cancel := context.WithTimeout(t.Context(), ricBuildTime())
 	defer cancel()
 	npm := exec.CommandContext(ctx, "/usr/bin/npm", "install", "--no-audit", "--no-fund")
-	npm.Dir, npm.WaitDelay = dir, time.Second
+	npm.Dir, npm.WaitDelay = dir, 10*time.Second
+	npm.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	npm.Cancel = func() error { return syscall.Kill(-npm.Process.Pid, syscall.SIGKILL) } // those that it has started write into dir
 	if out, err := kilntest.Outside(npm); err != nil {
 		t.Skipf("npm cannot install aws-lambda-ric here: %v\n%s", err, out)
 	}
