@@ -14,7 +14,7 @@ const (
 	// aheadParallelism is how many environments are started before their calls at a time: those that are waited for go before.
 	aheadParallelism = 2
 	// leastPrice is the least part of its price that memory has while nearly none is used. It is free then, but not for ever.
-	leastPrice = 0.25
+	leastPrice = 1.0 / priceSteps
 	// priceSteps is how many prices there are up to the full one. For each one all forecasts are made anew.
 	priceSteps = 8
 	// longestTick bounds how late an environment ends or starts that is held by the minute.
