@@ -289,10 +289,10 @@ func (e *Environment) Invoke(ctx context.Context, inv kiln.Invocation) (res kiln
 	}
 	if err := e.wake(); err != nil {
 		e.advance(Failed)
-		if errors.Is(err, sandbox.ErrEnded) || closedWithin(e.box.Done(), exitGrace) {
-			err = fleet.ErrGone
+		if !errors.Is(err, sandbox.ErrEnded) && !closedWithin(e.box.Done(), exitGrace) {
+			e.cfg.Log.Warn("end environment that cannot go on", "environment", e.cfg.Sandbox.ID, "err", err)
 		}
-		return res, false, err
+		return res, false, fleet.ErrGone // nothing of the invocation has begun
 	}
 	o := e.run(ctx, inv)
 	if o.gone {

@@ -89,12 +89,12 @@ type fakeBox struct {
 	memory int64
 	mounts []string
 	done   chan struct{}
-	// crippled is guarded by mu.
-	crippled bool
-	exit     sandbox.Exit
-	once     sync.Once
-	guest    *guest
-	wg       sync.WaitGroup
+	// crippled and stuck are guarded by mu.
+	crippled, stuck bool
+	exit            sandbox.Exit
+	once            sync.Once
+	guest           *guest
+	wg              sync.WaitGroup
 }
 
 func (e *fakeEngine) Start(_ context.Context, s sandbox.Spec) (sandbox.Sandbox, error) {
@@ -147,8 +147,11 @@ func dup(t *testing.T, f *os.File) net.Conn {
 func (b *fakeBox) Freeze() error { b.frozen <- true; return nil }
 func (b *fakeBox) Thaw() error {
 	b.mu.Lock()
-	crippled := b.crippled
+	crippled, stuck := b.crippled, b.stuck
 	b.mu.Unlock()
+	if stuck {
+		return errors.New("thaw: not done in time")
+	}
 	if crippled {
 		b.die(errors.New("a process was killed"))
 		return sandbox.ErrEnded
@@ -659,6 +662,18 @@ func TestAnIdleEnvironmentIsFrozenAndThawedForTheNextCall(t *testing.T) {
 	}
 	if !<-b.frozen {
 		t.Error("not frozen again after the call")
+	}
+}
+
+func TestAnEnvironmentThatCannotBeThawedLosesNoCall(t *testing.T) {
+	f := start(t, (*guest).serve, func(c *Config) { c.FreezeAfter = time.Millisecond })
+	b := f.engine.boxes[0]
+	<-b.frozen
+	b.mu.Lock()
+	b.stuck = true
+	b.mu.Unlock()
+	if _, reusable, err := f.Invoke(t.Context(), kiln.Invocation{}); !errors.Is(err, fleet.ErrGone) || reusable {
+		t.Errorf("got %v, reusable %v", err, reusable)
 	}
 }
 
