@@ -88,7 +88,7 @@ var _ fleet.Worker = (*Node)(nil)
 
 // New returns a node without environments.
 func New(cfg Config) *Node {
-	turns := newTurns(startsPerProcessor*runtime.NumCPU(), moreEvery, new(processors).idlePart)
+	turns := newTurns(startsPerProcessor*runtime.NumCPU(), maxTurns, moreEvery, new(processors).idlePart)
 	return &Node{cfg: cfg, turns: turns, environments: make(map[fleet.EnvironmentID]*resident), freed: make(chan struct{})}
 }
 

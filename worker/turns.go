@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"os"
 	"runtime"
 	"strconv"
@@ -25,6 +24,8 @@ const (
 	moreEvery = 50 * time.Millisecond
 	// idleEnough is the idle part of the processors' time from which on another may start for each of them.
 	idleEnough = 0.25
+	// maxTurns is how many starts may wait: more than a machine has memory for. By it the queue also bounds what it remembers.
+	maxTurns = 10_000
 )
 
 // turns lets environments start when it is their turn. Who waits is served by what accounts, and their functions, have under way.
@@ -42,11 +43,10 @@ type turns struct {
 	some chan struct{}
 }
 
-func newTurns(starts int, looks time.Duration, idle func() float64) *turns {
+func newTurns(starts, waiting int, looks time.Duration, idle func() float64) *turns {
 	return &turns{
 		extra: runtime.NumCPU(), looks: looks, idle: idle, free: starts, some: make(chan struct{}, 1),
-		// Who waits has memory, of which there is only so much.
-		queue: fairqueue.New[chan<- error](fairqueue.Config{MaxWaiting: math.MaxInt, Quantum: time.Second, Memory: 10 * time.Second}),
+		queue: fairqueue.New[chan<- error](fairqueue.Config{MaxWaiting: waiting, Quantum: time.Second, Memory: 10 * time.Second}),
 	}
 }
 
@@ -64,7 +64,10 @@ func (t *turns) take(ctx context.Context, v *kiln.Version) (over func(), err err
 		return over, nil
 	}
 	turn := make(chan error, 1) // the one word that it is told
-	w, _ := t.queue.Push(time.Now(), flowOf(v), fairqueue.Foreground, turn)
+	w, out := t.queue.Push(time.Now(), flowOf(v), fairqueue.Foreground, turn)
+	if out != nil {
+		out.Item <- errBusy(errors.New("too many wait"))
+	}
 	t.mu.Unlock()
 	select {
 	case t.some <- struct{}{}:
@@ -81,8 +84,12 @@ func (t *turns) take(ctx context.Context, v *kiln.Version) (over func(), err err
 	if !waited {
 		return over, <-turn // it has just come
 	}
-	return nil, &kiln.Error{
-		Kind: kiln.Unavailable, Message: "The node is busy with starting other execution environments. Please try again.", Cause: ctx.Err(),
+	return nil, errBusy(ctx.Err())
+}
+
+func errBusy(cause error) error {
+	return &kiln.Error{
+		Kind: kiln.Unavailable, Message: "The node is busy with starting other execution environments. Please try again.", Cause: cause,
 	}
 }
 

@@ -24,7 +24,7 @@ func versionOf(account kiln.AccountID, f string) *kiln.Version {
 // startAll takes turns for all starts at once, in processors of which that part is idle, and returns when each has begun.
 func startAll(t *testing.T, starts []start, idle float64) (begun map[*kiln.Version][]time.Duration) {
 	begun = make(map[*kiln.Version][]time.Duration)
-	turns := newTurns(2, time.Second, func() float64 { return idle })
+	turns := newTurns(2, maxTurns, time.Second, func() float64 { return idle })
 	turns.extra = 1
 	ctx, cancel := context.WithCancel(t.Context())
 	var running, wg sync.WaitGroup
@@ -96,7 +96,7 @@ func TestWhoStartsMuchKeepsNobodyFromATurn(t *testing.T) {
 
 func TestWhoWaitsForATurnCanGo(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		turns := newTurns(1, time.Second, func() float64 { return 0 })
+		turns := newTurns(1, maxTurns, time.Second, func() float64 { return 0 })
 		over, err := turns.take(t.Context(), versionOf("a", "f"))
 		if err != nil {
 			t.Fatal(err)
@@ -119,9 +119,40 @@ func TestWhoWaitsForATurnCanGo(t *testing.T) {
 	})
 }
 
+func TestOneTooManyDoesNotWaitForATurn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		turns := newTurns(1, 2, time.Second, func() float64 { return 0 })
+		over, err := turns.take(t.Context(), versionOf("a", "f"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		refused := make(chan error, 4) // one value from each
+		var wg sync.WaitGroup
+		for range 4 {
+			wg.Go(func() {
+				over, err := turns.take(t.Context(), versionOf("a", "f"))
+				if err != nil {
+					refused <- err
+					return
+				}
+				over()
+			})
+		}
+		synctest.Wait()
+		if n := len(refused); n != 2 {
+			t.Errorf("%d of four are refused where two may wait", n)
+		}
+		over()
+		wg.Wait()
+		if n := len(refused); n != 2 || kiln.KindOf(<-refused) != kiln.Unavailable || turns.free != 1 {
+			t.Errorf("%d are refused, %d turns are free", n, turns.free)
+		}
+	})
+}
+
 func TestNobodyWaitsForATurnOfANodeThatEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		turns := newTurns(0, time.Second, func() float64 { return 0 })
+		turns := newTurns(0, maxTurns, time.Second, func() float64 { return 0 })
 		ctx, cancel := context.WithCancel(t.Context())
 		var wg sync.WaitGroup
 		wg.Go(func() { turns.run(ctx) })
