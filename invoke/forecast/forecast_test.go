@@ -142,7 +142,7 @@ func TestTheNumberOfFunctionsIsBounded(t *testing.T) {
 	}
 	f.Forget(2)
 	f.Forget(5)
-	if len(f.functions) != 0 || f.oldest != nil || f.newest != nil || len(f.coming) != 0 {
+	if len(f.functions) != 0 || f.order.Len() != 0 || len(f.coming) != 0 {
 		t.Errorf("left: %+v", f)
 	}
 }

@@ -2,6 +2,7 @@ package forecast
 
 import (
 	"container/heap"
+	"container/list"
 	"math/bits"
 	"time"
 )
@@ -26,15 +27,16 @@ type Forecaster[K comparable] struct {
 	cfg       Config
 	prior     *prior
 	functions map[K]*function[K]
-	// oldest is a list of functions in the order of their last calls.
-	oldest, newest *function[K]
-	coming         comings[K]
+	// order has the functions in the order of their last calls.
+	order  *list.List
+	coming comings[K]
 }
 
 type function[K comparable] struct {
-	key            K
-	levels         []level
-	previous, next *function[K]
+	key    K
+	levels []level
+	// called is its place in the order.
+	called *list.Element
 	// coming is the time of the next window of level 1 that has not begun, and place where it is in the heap; -1 means that there is none.
 	coming time.Time
 	place  int
@@ -56,7 +58,7 @@ func New[K comparable](cfg Config) *Forecaster[K] {
 	if cfg.MaxFunctions == 0 {
 		cfg.MaxFunctions = DefaultMaxFunctions
 	}
-	return &Forecaster[K]{cfg: cfg, prior: newPrior(), functions: make(map[K]*function[K])}
+	return &Forecaster[K]{cfg: cfg, prior: newPrior(), functions: make(map[K]*function[K]), order: list.New()}
 }
 
 // SetPrice changes Policy.Price, for what is planned from now on.
@@ -71,10 +73,10 @@ func (f *Forecaster[K]) Called(k K, n int, memoryMB int, now time.Time) {
 		fn = &function[K]{key: k, place: -1}
 		f.functions[k] = fn
 		f.forget()
+		fn.called = f.order.PushBack(fn)
 	} else {
-		f.unlink(fn)
+		f.order.MoveToBack(fn.called)
 	}
-	f.link(fn)
 	for i := indexOf(n); len(fn.levels) <= i; {
 		fn.levels = append(fn.levels, level{})
 	}
@@ -156,38 +158,15 @@ func (f *Forecaster[K]) Forget(k K) {
 
 // forget drops who has not been called for longest, if there are too many.
 func (f *Forecaster[K]) forget() {
-	if len(f.functions) > f.cfg.MaxFunctions && f.oldest != nil {
-		f.remove(f.oldest)
+	if oldest := f.order.Front(); oldest != nil && len(f.functions) > f.cfg.MaxFunctions {
+		f.remove(oldest.Value.(*function[K]))
 	}
 }
 
 func (f *Forecaster[K]) remove(fn *function[K]) {
 	f.expect(fn, time.Time{})
-	f.unlink(fn)
+	f.order.Remove(fn.called)
 	delete(f.functions, fn.key)
-}
-
-func (f *Forecaster[K]) link(fn *function[K]) {
-	fn.previous, fn.next = f.newest, nil
-	if f.newest == nil {
-		f.oldest = fn
-	} else {
-		f.newest.next = fn
-	}
-	f.newest = fn
-}
-
-func (f *Forecaster[K]) unlink(fn *function[K]) {
-	if fn.previous == nil {
-		f.oldest = fn.next
-	} else {
-		fn.previous.next = fn.next
-	}
-	if fn.next == nil {
-		f.newest = fn.previous
-	} else {
-		fn.next.previous = fn.previous
-	}
 }
 
 // expect sets when fn is expected; the zero time means that it is not.
