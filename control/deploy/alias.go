@@ -150,19 +150,10 @@ func (s *Service) deleteAlias(ctx context.Context, c api.Caller, in *api.DeleteA
 }
 
 func (s *Service) listAliases(ctx context.Context, c api.Caller, in *api.ListAliasesRequest) (*api.ListAliasesResponse, error) {
-	reader := s.reader(c, api.ListAliases, ref.Plain)
-	var v constraint.Violations
-	reader.Check(&v, in.FunctionName, nil)
-	checkAlias(&v, in.FunctionVersion, nil, nil)
-	at, err := readPage(&v, nil, in.MaxItems)
+	r, size, err := s.readParts(c, api.ListAliases, in.FunctionName, in.MaxItems, func(v *constraint.Violations) {
+		checkAlias(v, in.FunctionVersion, nil, nil)
+	})
 	if err != nil {
-		return nil, err
-	}
-	r, err := reader.Resolve(*in.FunctionName, nil)
-	if err != nil {
-		return nil, err
-	}
-	if err := wholeFunction(r); err != nil {
 		return nil, err
 	}
 	var after aliasMarker
@@ -173,7 +164,7 @@ func (s *Service) listAliases(ctx context.Context, c api.Caller, in *api.ListAli
 	if err != nil {
 		return nil, err
 	}
-	return s.pageOfAliases(f, after.After, at.size, in.FunctionVersion), nil
+	return s.pageOfAliases(f, after.After, size, in.FunctionVersion), nil
 }
 
 // aliasMarker is the name of the last alias of the page before.

@@ -140,6 +140,24 @@ func readPage(v *constraint.Violations, mark *string, maxItems *int32) (page, er
 	return p, nil
 }
 
+// readParts reads of which function a list of its parts is asked for, and how many at most, and lets check look at the other members.
+func (s *Service) readParts(c api.Caller, op *api.Operation, function *string, maxItems *int32, check func(*constraint.Violations)) (r ref.Ref, size int, err error) {
+	reader := s.reader(c, op, ref.Plain)
+	var v constraint.Violations
+	reader.Check(&v, function, nil)
+	if check != nil {
+		check(&v)
+	}
+	at, err := readPage(&v, nil, maxItems)
+	if err != nil {
+		return ref.Ref{}, 0, err
+	}
+	if r, err = reader.Resolve(*function, nil); err != nil {
+		return ref.Ref{}, 0, err
+	}
+	return r, at.size, wholeFunction(r)
+}
+
 func invalidMarker(m string) error {
 	return kiln.Errorf(kiln.InvalidParameterValue, "Invalid marker: %s", m)
 }

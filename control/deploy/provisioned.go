@@ -193,18 +193,8 @@ type provisionedMarker struct {
 }
 
 func (s *Service) listProvisionedConcurrency(ctx context.Context, c api.Caller, in *api.ListProvisionedConcurrencyConfigsRequest) (*api.ListProvisionedConcurrencyConfigsResponse, error) {
-	reader := s.reader(c, api.ListProvisionedConcurrencyConfigs, ref.Plain)
-	var v constraint.Violations
-	reader.Check(&v, in.FunctionName, nil)
-	at, err := readPage(&v, nil, in.MaxItems)
+	r, size, err := s.readParts(c, api.ListProvisionedConcurrencyConfigs, in.FunctionName, in.MaxItems, nil)
 	if err != nil {
-		return nil, err
-	}
-	r, err := reader.Resolve(*in.FunctionName, nil)
-	if err != nil {
-		return nil, err
-	}
-	if err := wholeFunction(r); err != nil {
 		return nil, err
 	}
 	var mark provisionedMarker
@@ -220,7 +210,7 @@ func (s *Service) listProvisionedConcurrency(ctx context.Context, c api.Caller, 
 		if q <= mark.After {
 			continue
 		}
-		if len(out.ProvisionedConcurrencyConfigs) == at.size {
+		if len(out.ProvisionedConcurrencyConfigs) == size {
 			out.NextMarker = new(encodeMarker(mark))
 			break
 		}
