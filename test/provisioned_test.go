@@ -5,7 +5,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/lambda"
@@ -79,7 +78,8 @@ func TestProvisionedEnvironmentsAreThereBeforeTheirCalls(t *testing.T) {
 	n.Deploy(t.Context(), kilntest.Function{Name: "f", Timeout: 10, Zip: python(t, initialized)})
 	publishLatest(t, n)
 	provision(t, n, "1", 2)
-	<-time.After(3 * time.Second) // others that are idle for so long end
+	call(t, n, "f", `0`)
+	awaitMetric(t, n, "kiln_environments_ended_total reason=idle", 1) // one that is not provisioned
 	out := call(t, n, "f:1", `0`)
 	if log := logOf(t, out); strings.Contains(log, "Init Duration") {
 		t.Errorf("the caller is told of an INIT that nobody waited for:\n%s", log)
