@@ -49,6 +49,21 @@ func (c *calling) start(v *kiln.Version, want func(error)) {
 	})
 }
 
+// keepCalling calls v in a goroutine, again and again until stop is closed, and hands on each error, or nil.
+func (c *calling) keepCalling(v *kiln.Version, stop <-chan struct{}, answered func(error)) {
+	c.wg.Go(func() {
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			_, err := c.Invoke(c.t.Context(), v, kiln.Invocation{}, place(c.t))
+			answered(err)
+		}
+	})
+}
+
 func (c *calling) succeeds(err error) {
 	if err != nil {
 		c.t.Error(err)
@@ -210,17 +225,10 @@ func TestOneFunctionWithManyCallersLeavesAnotherItsShare(t *testing.T) {
 			stop := make(chan struct{})
 			for i := range 2000 {
 				v := version("a", fmt.Sprint("aggressor", i%aggressors))
-				c.wg.Go(func() {
-					for {
-						select {
-						case <-stop:
-							return
-						default:
-						}
-						if _, err := c.Invoke(t.Context(), v, kiln.Invocation{}, place(t)); err != nil {
-							c.refused(err)
-							time.Sleep(time.Second)
-						}
+				c.keepCalling(v, stop, func(err error) {
+					if err != nil {
+						c.refused(err)
+						time.Sleep(time.Second)
 					}
 				})
 			}
@@ -270,18 +278,7 @@ func TestAccountsShareBeforeTheirFunctions(t *testing.T) {
 		var served [2]atomic.Int64
 		stop := make(chan struct{})
 		keep := func(v *kiln.Version, n *atomic.Int64) {
-			c.wg.Go(func() {
-				for {
-					select {
-					case <-stop:
-						return
-					default:
-					}
-					_, err := c.Invoke(t.Context(), v, kiln.Invocation{}, place(t))
-					c.succeeds(err)
-					n.Add(1)
-				}
-			})
+			c.keepCalling(v, stop, func(err error) { c.succeeds(err); n.Add(1) })
 		}
 		for i := range 100 {
 			keep(version("many", fmt.Sprint(i)), &served[0])
@@ -307,17 +304,7 @@ func TestWhereStartsTakeLongLessChangesHands(t *testing.T) {
 			c.cfg.Worker = slowStart{c.worker, starts.takes}
 			stop := make(chan struct{})
 			for i := range 12 {
-				c.wg.Go(func() {
-					for {
-						select {
-						case <-stop:
-							return
-						default:
-						}
-						_, err := c.Invoke(t.Context(), version("a", fmt.Sprint(i)), kiln.Invocation{}, place(t))
-						c.succeeds(err)
-					}
-				})
+				c.keepCalling(version("a", fmt.Sprint(i)), stop, c.succeeds)
 			}
 			time.Sleep(5 * time.Minute)
 			if _, made := c.worker.count(); made < starts.min || made > starts.max {
