@@ -64,7 +64,7 @@ def handler(event, context):
             while True: f.write(b'x' * (1 << 20))
         except OSError as e:
             return e.errno
-`, []string{""}, 0},
+`, []string{""}, untouched},
 	{"files", `
 def handler(event, context):
     n = 0
