@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"kiln"
 )
@@ -119,6 +120,26 @@ func LayerVersionsPrefix(a kiln.AccountID) Key {
 // needs it. What each has is in its kiln.Function.
 func ReservationsKey(a kiln.AccountID) Key {
 	return Key(string(a) + "/reservations/concurrency")
+}
+
+// CodeSigningKey is where the kiln.CodeSigningConfig of that identifier is stored, as JSON. That of "" is the prefix of all.
+func CodeSigningKey(a kiln.AccountID, id string) Key {
+	return Key(string(a) + "/codesigning/" + id)
+}
+
+// CodeSignedKey is of a record, without content that matters, for a function that has a code signing configuration. That of the function ""
+// is the prefix of all which have it.
+func CodeSignedKey(a kiln.AccountID, id string, f kiln.FunctionName) Key {
+	return Key(string(a) + "/codesigned/" + id + "/" + string(f))
+}
+
+// AccountKey is where it is stored that there is an account a, as package account needs it.
+func AccountKey(a kiln.AccountID) Key { return Key(string(a) + "/account/" + string(a)) }
+
+// AccountOf returns the account that owns the record under k.
+func AccountOf(k Key) kiln.AccountID {
+	a, _, _ := strings.Cut(string(k), "/")
+	return kiln.AccountID(a)
 }
 
 // AccessKeyKey is where an access key of account a is stored.

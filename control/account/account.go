@@ -1,4 +1,4 @@
-// Package account sees to it that a node has an account, and that its operator has the key to it.
+// Package account has the accounts of a node and their access keys: the first, which the operator is given, and those that are made later.
 package account
 
 import (
@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"time"
 
 	"kiln"
 	"kiln/catalog"
@@ -65,31 +66,44 @@ func Ensure(ctx context.Context, store catalog.Store, dataDir string, c Choice) 
 	if err != nil {
 		return catalog.AccessKey{}, err
 	}
-	if err := c.agrees(k); err != nil {
+	if err := c.agrees(k.AccessKey); err != nil {
 		return catalog.AccessKey{}, err
 	}
+	if err := putAbsent(ctx, store, catalog.AccountKey(k.Account), record{time.Now().UTC()}); err != nil {
+		return catalog.AccessKey{}, fmt.Errorf("store account %s: %w", k.Account, err)
+	}
+	if k.Deleted {
+		return k.AccessKey, nil
+	}
 	// The key itself is written second, so that one that was written is always found again.
-	if err := putAbsent(ctx, store, catalog.AccessKeyKey(k.Account, k.ID), k); err != nil {
+	if err := putAbsent(ctx, store, catalog.AccessKeyKey(k.Account, k.ID), k.AccessKey); err != nil {
 		return catalog.AccessKey{}, fmt.Errorf("store access key %s: %w", k.ID, err)
 	}
-	if err := writeCredentials(dataDir, k); err != nil {
+	if err := writeCredentials(dataDir, k.AccessKey); err != nil {
 		return catalog.AccessKey{}, fmt.Errorf("write credentials: %w", err)
 	}
-	return k, nil
+	return k.AccessKey, nil
+}
+
+// firstRecord is what is stored under firstKey.
+type firstRecord struct {
+	catalog.AccessKey
+	// Deleted says that the key was deleted. The account stays.
+	Deleted bool `json:",omitempty"`
 }
 
 // first returns the first account's key, and chooses it if there is none.
-func first(ctx context.Context, store catalog.Store, c Choice) (catalog.AccessKey, error) {
-	if err := putAbsent(ctx, store, firstKey, c.complete()); err != nil {
-		return catalog.AccessKey{}, fmt.Errorf("choose the first access key: %w", err)
+func first(ctx context.Context, store catalog.Store, c Choice) (firstRecord, error) {
+	if err := putAbsent(ctx, store, firstKey, firstRecord{AccessKey: c.complete()}); err != nil {
+		return firstRecord{}, fmt.Errorf("choose the first access key: %w", err)
 	}
 	r, err := store.Get(ctx, firstKey)
 	if err != nil {
-		return catalog.AccessKey{}, fmt.Errorf("read the first access key: %w", err)
+		return firstRecord{}, fmt.Errorf("read the first access key: %w", err)
 	}
-	var k catalog.AccessKey
+	var k firstRecord
 	if err := json.Unmarshal(r.Value, &k); err != nil {
-		return catalog.AccessKey{}, fmt.Errorf("read the first access key: %w", err)
+		return firstRecord{}, fmt.Errorf("read the first access key: %w", err)
 	}
 	return k, nil
 }
@@ -121,7 +135,7 @@ func (c Choice) agrees(k catalog.AccessKey) error {
 }
 
 // putAbsent stores value under k unless something is there.
-func putAbsent(ctx context.Context, store catalog.Store, k catalog.Key, value catalog.AccessKey) error {
+func putAbsent(ctx context.Context, store catalog.Store, k catalog.Key, value any) error {
 	r, err := store.Get(ctx, k)
 	if err != nil || r.Revision != 0 {
 		return err

@@ -109,10 +109,10 @@ func TestACrashBeforeTheKeyIsStoredIsMended(t *testing.T) {
 		t.Fatal(err)
 	}
 	got, err := Ensure(t.Context(), store, dir, Choice{})
-	if err != nil || got != k {
+	if err != nil || got != k.AccessKey {
 		t.Fatalf("got %+v, %v, want %+v", got, err, k)
 	}
-	wantKeyStored(t, store, k)
+	wantKeyStored(t, store, k.AccessKey)
 }
 
 func TestAChoiceIsValidatedWhole(t *testing.T) {
