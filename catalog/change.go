@@ -10,6 +10,8 @@ import (
 const (
 	MaxKey   = 1 << 10
 	MaxValue = 1 << 20
+	// MaxSealing is what a Store that stands before another may add to a value.
+	MaxSealing = 64
 	// MaxChanges is within what a NATS JetStream atomic batch takes.
 	MaxChanges = 1000
 	// MaxCommit bounds the keys and values of a commit together.
@@ -43,7 +45,7 @@ func validate(changes []Change) error {
 			return fmt.Errorf("commit to key %.80q twice", c.Key)
 		case len(c.Key) > MaxKey:
 			return fmt.Errorf("commit to key %.80q... of %d bytes: at most %d", c.Key, len(c.Key), MaxKey)
-		case len(c.Value) > MaxValue:
+		case len(c.Value) > MaxValue+MaxSealing:
 			return fmt.Errorf("commit of %d bytes to key %.80q: at most %d", len(c.Value), c.Key, MaxValue)
 		}
 		seen[c.Key] = true

@@ -148,7 +148,7 @@ func testInvalidCommits(t *testing.T, s catalog.Store) {
 		"only account":  {{Key: account, Value: []byte("1")}},
 		"empty key":     {{Value: []byte("1")}},
 		"long key":      {put(strings.Repeat("f", catalog.MaxKey), "1", 0)},
-		"large value":   {put("f", strings.Repeat("1", catalog.MaxValue+1), 0)},
+		"large value":   {put("f", strings.Repeat("1", catalog.MaxValue+catalog.MaxSealing+1), 0)},
 		"large commit":  manyChanges(catalog.MaxCommit/catalog.MaxValue+1, catalog.MaxValue),
 		"many changes":  manyChanges(catalog.MaxChanges+1, 1),
 	}

@@ -98,7 +98,7 @@ func readEvent(r *bufio.Reader) (catalog.Event, error) {
 		return catalog.Event{}, whole(err)
 	}
 	nk, nv := binary.BigEndian.Uint32(h[9:]), binary.BigEndian.Uint32(h[13:])
-	if nk > catalog.MaxKey || nv > catalog.MaxValue {
+	if nk > catalog.MaxKey || nv > catalog.MaxValue+catalog.MaxSealing {
 		return catalog.Event{}, fmt.Errorf("%w: a key of %d bytes, a value of %d", errProtocol, nk, nv)
 	}
 	b := make([]byte, nk+nv)

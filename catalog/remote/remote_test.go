@@ -249,7 +249,7 @@ func TestAnAnswerThatIsNoneIsAnError(t *testing.T) {
 		"another kind":       event('x', 0, 0),
 		"synced for a get":   event('s', 0, 0),
 		"a key too long":     event('r', catalog.MaxKey+1, 0),
-		"a value too long":   event('r', 3, catalog.MaxValue+1),
+		"a value too long":   event('r', 3, catalog.MaxValue+catalog.MaxSealing+1),
 		"all that fits in 4": event('r', 1<<32-1, 1<<32-1),
 	} {
 		t.Run(name, func(t *testing.T) {
