@@ -32,6 +32,12 @@ const (
 	CodeStorageExceeded
 	PolicyLengthExceeded
 	AccessDenied
+	// RecursiveInvocation is a function that goes on calling itself.
+	RecursiveInvocation
+	// CodeVerificationFailed is a package that the function's code signing configuration does not let in.
+	CodeVerificationFailed
+	// CodeSigningConfigNotFound is a code signing configuration that is not there.
+	CodeSigningConfigNotFound
 	// InvalidRuntime is a runtime that no worker has.
 	InvalidRuntime
 	// InvalidZipFile is stored code that cannot be unpacked.

@@ -134,6 +134,12 @@ type Function struct {
 	Reserved *int `json:",omitempty"`
 	// Provisioned are by version number or alias.
 	Provisioned map[Qualifier]Provisioned `json:",omitempty"`
+	// Policies are by version number or alias, "" for the function. See Policy.
+	Policies map[Qualifier]Policy `json:",omitempty"`
+	// MayLoop says that invocations of the function that it has caused itself are not stopped after MaxLoop.
+	MayLoop bool `json:",omitempty"`
+	// CodeSigning is the identifier of the code signing configuration that packages are checked by, "" for none.
+	CodeSigning string `json:",omitempty"`
 }
 
 // Clone returns a copy of f that shares no map with it.
@@ -143,6 +149,7 @@ func (f *Function) Clone() *Function {
 	c.Tags = cloneMap(f.Tags)
 	c.Aliases = cloneAliases(f.Aliases)
 	c.Provisioned = maps.Clone(f.Provisioned)
+	c.Policies = maps.Clone(f.Policies)
 	return &c
 }
 

@@ -17,6 +17,8 @@ type Invocation struct {
 	ClientContext string
 	// TraceID is the X-Amzn-Trace-Id header that the function sees.
 	TraceID string
+	// Lineage is the caller's, which is not part of TraceID yet.
+	Lineage Lineage
 	// FunctionARN is the ARN by which the function was called, qualifier included if the caller gave one.
 	FunctionARN string
 }

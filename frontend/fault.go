@@ -46,6 +46,12 @@ func faultOf(k kiln.Kind) fault {
 		return fault{http.StatusBadRequest, "PolicyLengthExceededException"}
 	case kiln.AccessDenied:
 		return fault{http.StatusForbidden, "AccessDeniedException"}
+	case kiln.RecursiveInvocation:
+		return fault{http.StatusBadRequest, "RecursiveInvocationException"}
+	case kiln.CodeVerificationFailed:
+		return fault{http.StatusBadRequest, "CodeVerificationFailedException"}
+	case kiln.CodeSigningConfigNotFound:
+		return fault{http.StatusNotFound, "CodeSigningConfigNotFoundException"}
 	case kiln.InvalidRuntime:
 		return fault{http.StatusBadGateway, "InvalidRuntimeException"}
 	case kiln.InvalidZipFile:
