@@ -91,6 +91,9 @@ type Reader struct {
 	// Operation is AWS's name of it, such as "GetFunction".
 	Operation string
 	Shape     Shape
+	// Trusted reports whether the policy of another account's function lets the caller perform the operation on it. Nil means that none
+	// does.
+	Trusted func(Ref) bool
 }
 
 // Read checks and reads a reference. The qualifier is the request's own member, nil if there is none. It returns the errors of
@@ -118,8 +121,8 @@ func (r Reader) Check(v *constraint.Violations, name, qualifier *string) {
 	}
 }
 
-// Resolve reads a reference that has passed Check. It fails if the reference leads to another region or account, or if its two
-// qualifiers differ.
+// Resolve reads a reference that has passed Check. It fails if the reference leads to another region, or to another account of which
+// no policy allows it, or if its two qualifiers differ.
 func (r Reader) Resolve(name string, qualifier *string) (Ref, error) {
 	region, ref := r.split(name)
 	if region != "" && region != r.Region {
@@ -131,7 +134,7 @@ func (r Reader) Resolve(name string, qualifier *string) (Ref, error) {
 		}
 		ref.Qualifier = kiln.Qualifier(*qualifier)
 	}
-	if ref.Account != r.Account {
+	if ref.Account != r.Account && (r.Trusted == nil || !r.Trusted(ref)) {
 		return Ref{}, r.denied(ref)
 	}
 	return ref, nil

@@ -30,7 +30,7 @@ var (
 )
 
 func (s *Service) createAlias(ctx context.Context, c api.Caller, in *api.CreateAliasRequest) (*api.AliasConfiguration, error) {
-	r, err := s.readAlias(c, api.CreateAlias, in.FunctionName, in.Name, func(v *constraint.Violations) {
+	r, err := s.readAlias(ctx, c, api.CreateAlias, in.FunctionName, in.Name, func(v *constraint.Violations) {
 		if in.FunctionVersion == nil {
 			v.Missing("functionVersion")
 		}
@@ -69,7 +69,7 @@ func (s *Service) createAlias(ctx context.Context, c api.Caller, in *api.CreateA
 }
 
 func (s *Service) updateAlias(ctx context.Context, c api.Caller, in *api.UpdateAliasRequest) (*api.AliasConfiguration, error) {
-	r, err := s.readAlias(c, api.UpdateAlias, in.FunctionName, in.Name, func(v *constraint.Violations) {
+	r, err := s.readAlias(ctx, c, api.UpdateAlias, in.FunctionName, in.Name, func(v *constraint.Violations) {
 		checkAlias(v, in.FunctionVersion, in.Description, in.RoutingConfig)
 	})
 	if err != nil {
@@ -108,7 +108,7 @@ func (s *Service) updateAlias(ctx context.Context, c api.Caller, in *api.UpdateA
 }
 
 func (s *Service) getAlias(ctx context.Context, c api.Caller, in *api.GetAliasRequest) (*api.AliasConfiguration, error) {
-	r, err := s.readAlias(c, api.GetAlias, in.FunctionName, in.Name, nil)
+	r, err := s.readAlias(ctx, c, api.GetAlias, in.FunctionName, in.Name, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -125,7 +125,7 @@ func (s *Service) getAlias(ctx context.Context, c api.Caller, in *api.GetAliasRe
 
 // deleteAlias deletes an alias. One that is not there is deleted, as on AWS.
 func (s *Service) deleteAlias(ctx context.Context, c api.Caller, in *api.DeleteAliasRequest) (*api.Unit, error) {
-	r, err := s.readAlias(c, api.DeleteAlias, in.FunctionName, in.Name, nil)
+	r, err := s.readAlias(ctx, c, api.DeleteAlias, in.FunctionName, in.Name, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -141,6 +141,7 @@ func (s *Service) deleteAlias(ctx context.Context, c api.Caller, in *api.DeleteA
 	}
 	err = s.change(ctx, r.alias.Unqualified(), func(f *kiln.Function) ([]write, error) {
 		delete(f.Aliases, r.name)
+		delete(f.Policies, kiln.Qualifier(r.name))
 		return s.unprovision(ctx, f, kiln.Qualifier(r.name))
 	})
 	if kiln.KindOf(err) == kiln.ResourceNotFound {
@@ -150,7 +151,7 @@ func (s *Service) deleteAlias(ctx context.Context, c api.Caller, in *api.DeleteA
 }
 
 func (s *Service) listAliases(ctx context.Context, c api.Caller, in *api.ListAliasesRequest) (*api.ListAliasesResponse, error) {
-	r, size, err := s.readParts(c, api.ListAliases, in.FunctionName, in.MaxItems, func(v *constraint.Violations) {
+	r, size, err := s.readParts(ctx, c, api.ListAliases, in.FunctionName, in.MaxItems, func(v *constraint.Violations) {
 		checkAlias(v, in.FunctionVersion, nil, nil)
 	})
 	if err != nil {
@@ -199,8 +200,8 @@ type aliasRef struct {
 }
 
 // readAlias reads which alias an operation is about, and lets check look at the other members.
-func (s *Service) readAlias(c api.Caller, op *api.Operation, function, name *string, check func(*constraint.Violations)) (aliasRef, error) {
-	reader := s.reader(c, op, ref.Plain)
+func (s *Service) readAlias(ctx context.Context, c api.Caller, op *api.Operation, function, name *string, check func(*constraint.Violations)) (aliasRef, error) {
+	reader := s.reader(ctx, c, op, ref.Plain)
 	var v constraint.Violations
 	reader.Check(&v, function, nil)
 	switch {

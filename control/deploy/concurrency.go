@@ -69,7 +69,7 @@ func (s *Service) setReserved(ctx context.Context, r ref.Ref, to *int) error {
 }
 
 func (s *Service) putFunctionConcurrency(ctx context.Context, c api.Caller, in *api.PutFunctionConcurrencyRequest) (*api.Concurrency, error) {
-	r, err := s.readUpdate(c, api.PutFunctionConcurrency, in.FunctionName, func(v *constraint.Violations) {
+	r, err := s.readUpdate(ctx, c, api.PutFunctionConcurrency, in.FunctionName, func(v *constraint.Violations) {
 		switch n := in.ReservedConcurrentExecutions; {
 		case n == nil:
 			v.Missing("reservedConcurrentExecutions")
@@ -88,7 +88,7 @@ func (s *Service) putFunctionConcurrency(ctx context.Context, c api.Caller, in *
 }
 
 func (s *Service) getFunctionConcurrency(ctx context.Context, c api.Caller, in *api.GetFunctionConcurrencyRequest) (*api.GetFunctionConcurrencyResponse, error) {
-	r, err := s.readUnqualified(c, api.GetFunctionConcurrency, ref.Plain, in.FunctionName)
+	r, err := s.readUnqualified(ctx, c, api.GetFunctionConcurrency, ref.Plain, in.FunctionName)
 	if err != nil {
 		return nil, err
 	}
@@ -100,7 +100,7 @@ func (s *Service) getFunctionConcurrency(ctx context.Context, c api.Caller, in *
 }
 
 func (s *Service) deleteFunctionConcurrency(ctx context.Context, c api.Caller, in *api.DeleteFunctionConcurrencyRequest) (*api.Unit, error) {
-	r, err := s.readUnqualified(c, api.DeleteFunctionConcurrency, ref.Plain, in.FunctionName)
+	r, err := s.readUnqualified(ctx, c, api.DeleteFunctionConcurrency, ref.Plain, in.FunctionName)
 	if err != nil {
 		return nil, err
 	}
@@ -115,13 +115,18 @@ func reservedOf(f *kiln.Function) *int32 {
 	return new(int32(*f.Reserved))
 }
 
-// deleteRecord deletes the record of f, which is at that revision, and ends what it keeps. It returns catalog.ErrConflict if either
-// has changed.
+// deleteRecord deletes the record of f, which is at that revision, with what belongs to it elsewhere: what it keeps, and that it has a code
+// signing configuration. It returns catalog.ErrConflict if one of these has changed.
 func (s *Service) deleteRecord(ctx context.Context, r ref.Ref, f *kiln.Function, at catalog.Revision) error {
 	writes, err := s.keep(ctx, r.Account, f.Kept(), 0, nil)
 	if err != nil {
 		return err
 	}
+	signed, err := s.unsign(ctx, f)
+	if err != nil {
+		return err
+	}
+	writes = append(writes, signed...)
 	_, err = s.commit(ctx, append(writes, write{key: catalog.FunctionKey(r.Account, r.Name), at: at})...)
 	return err
 }

@@ -14,7 +14,7 @@ import (
 const maxName = 64
 
 func createEnforces() []api.Enforced {
-	return append(append(members("FunctionName", "Publish", "Tags"), settingsEnforces()...),
+	return append(append(members("FunctionName", "Publish", "Tags", "CodeSigningConfigArn"), settingsEnforces()...),
 		api.Enforced{Path: "Code.ZipFile"},
 		api.Enforced{Path: "PackageType", Note: "Zip only"},
 		api.Enforced{Path: "Architectures", Note: architecture + " only"},
@@ -30,7 +30,7 @@ func settingsOfCreate(in *api.CreateFunctionRequest) settings {
 }
 
 func (s *Service) createFunction(ctx context.Context, c api.Caller, in *api.CreateFunctionRequest) (*api.FunctionConfiguration, error) {
-	r, err := s.readCreate(c, in)
+	r, err := s.readCreate(ctx, c, in)
 	if err != nil {
 		return nil, err
 	}
@@ -48,6 +48,11 @@ func (s *Service) createFunction(ctx context.Context, c api.Caller, in *api.Crea
 	if err := s.checkAbsent(ctx, r); err != nil {
 		return nil, err
 	}
+	f := s.newFunction(r, in.Tags)
+	signed, err := s.signNew(ctx, f, c, in.CodeSigningConfigArn)
+	if err != nil {
+		return nil, err
+	}
 	var created *kiln.Version
 	cfg.Code = z.code
 	err = s.withLayers(ctx, r.Account, in.Layers, func(layers []kiln.Layer) error {
@@ -57,7 +62,8 @@ func (s *Service) createFunction(ctx context.Context, c api.Caller, in *api.Crea
 		}
 		return s.withCode(ctx, r.Account, z, func() error {
 			var err error
-			created, err = s.commitCreate(ctx, s.newFunction(r, cfg, in.Tags), in.Publish)
+			f.Latest.Config = cfg
+			created, err = s.commitCreate(ctx, f, in.Publish, signed)
 			return err
 		})
 	})
@@ -68,8 +74,8 @@ func (s *Service) createFunction(ctx context.Context, c api.Caller, in *api.Crea
 }
 
 // readCreate checks a request by AWS's model and reads the reference in it.
-func (s *Service) readCreate(c api.Caller, in *api.CreateFunctionRequest) (ref.Ref, error) {
-	reader := s.reader(c, api.CreateFunction, ref.Plain)
+func (s *Service) readCreate(ctx context.Context, c api.Caller, in *api.CreateFunctionRequest) (ref.Ref, error) {
+	reader := s.reader(ctx, c, api.CreateFunction, ref.Plain)
 	var v constraint.Violations
 	reader.Check(&v, in.FunctionName, nil)
 	if in.Role == nil {
@@ -82,6 +88,9 @@ func (s *Service) readCreate(c api.Caller, in *api.CreateFunctionRequest) (ref.R
 		v.Enum("packageType", *in.PackageType, "Zip", "Image")
 	}
 	settingsOfCreate(in).check(&v)
+	if in.CodeSigningConfigArn != nil {
+		checkCodeSigningARN(&v, in.CodeSigningConfigArn)
+	}
 	checkArchitectures(&v, in.Architectures)
 	if err := validation(&v); err != nil {
 		return ref.Ref{}, err
@@ -134,11 +143,12 @@ func exists(r ref.Ref) error {
 	return kiln.Errorf(kiln.ResourceConflict, "Function already exist: %s", r.Name)
 }
 
-func (s *Service) newFunction(r ref.Ref, cfg kiln.Config, tags map[string]string) *kiln.Function {
+// newFunction returns a function that lacks its configuration.
+func (s *Service) newFunction(r ref.Ref, tags map[string]string) *kiln.Function {
 	f := &kiln.Function{
 		ID: s.cfg.NewID(),
 		Latest: kiln.Version{
-			Account: r.Account, Function: r.Name, Qualifier: kiln.LatestVersion, Config: cfg,
+			Account: r.Account, Function: r.Name, Qualifier: kiln.LatestVersion,
 			RevisionID: s.cfg.NewID(), Deployment: s.cfg.NewID(), LastModified: s.cfg.Now(),
 		},
 		Tags: tags,
@@ -147,10 +157,10 @@ func (s *Service) newFunction(r ref.Ref, cfg kiln.Config, tags map[string]string
 	return f
 }
 
-// commitCreate writes a new function, with its first version if publish says so, and returns what the caller is told of.
-func (s *Service) commitCreate(ctx context.Context, f *kiln.Function, publish *bool) (*kiln.Version, error) {
+// commitCreate writes a new function, with its first version if publish says so and with what else is to be written, and returns what the
+// caller is told of.
+func (s *Service) commitCreate(ctx context.Context, f *kiln.Function, publish *bool, writes []write) (*kiln.Version, error) {
 	created := &f.Latest
-	var writes []write
 	if isTrue(publish) {
 		v := s.nextVersion(f, nil)
 		beginCreate(&v)
@@ -159,7 +169,11 @@ func (s *Service) commitCreate(ctx context.Context, f *kiln.Function, publish *b
 	}
 	_, err := s.commit(ctx, append(writes, functionWrite(f, 0))...)
 	if errors.Is(err, catalog.ErrConflict) {
-		return nil, exists(ref.Ref{Name: f.Latest.Function})
+		r := ref.Ref{Account: f.Latest.Account, Name: f.Latest.Function}
+		if err := s.checkAbsent(ctx, r); err != nil {
+			return nil, err
+		}
+		return nil, tooManyWriters() // of what else was to be written
 	}
 	return created, err
 }

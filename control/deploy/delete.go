@@ -14,7 +14,7 @@ import (
 )
 
 func (s *Service) deleteFunction(ctx context.Context, c api.Caller, in *api.DeleteFunctionRequest) (*api.DeleteFunctionResponse, error) {
-	r, err := s.reader(c, api.DeleteFunction, ref.Namespaced).Read(in.FunctionName, in.Qualifier)
+	r, err := s.reader(ctx, c, api.DeleteFunction, ref.Namespaced).Read(in.FunctionName, in.Qualifier)
 	if err != nil {
 		return nil, err
 	}
@@ -74,6 +74,7 @@ func (s *Service) deleteVersion(ctx context.Context, r ref.Ref) error {
 		if err != nil || v == nil {
 			return err
 		}
+		delete(f.Policies, r.Qualifier)
 		writes, err := s.unprovision(ctx, f, r.Qualifier)
 		if err != nil {
 			return err

@@ -107,7 +107,7 @@ const settlers = 16
 
 // Handlers returns the handlers of the operations.
 func (s *Service) Handlers() []api.Handler {
-	return append(s.layerHandlers(),
+	return append(append(s.layerHandlers(), s.codeSigningHandlers()...),
 		api.Handle(api.CreateFunction, s.createFunction, createEnforces()...),
 		api.Handle(api.UpdateFunctionCode, s.updateFunctionCode, updateCodeEnforces()...),
 		api.Handle(api.UpdateFunctionConfiguration, s.updateFunctionConfiguration, updateConfigurationEnforces()...),
@@ -133,9 +133,16 @@ func (s *Service) Handlers() []api.Handler {
 		api.Handle(api.GetProvisionedConcurrencyConfig, s.getProvisionedConcurrency, members("FunctionName", "Qualifier")...),
 		api.Handle(api.ListProvisionedConcurrencyConfigs, s.listProvisionedConcurrency, members("FunctionName", "Marker", "MaxItems")...),
 		api.Handle(api.DeleteProvisionedConcurrencyConfig, s.deleteProvisionedConcurrency, members("FunctionName", "Qualifier")...),
+		api.Handle(api.AddPermission, s.addPermission, members("FunctionName", "Qualifier", "StatementId", "Action", "Principal", "SourceArn",
+			"SourceAccount", "EventSourceToken", "PrincipalOrgID", "FunctionUrlAuthType", "InvokedViaFunctionUrl", "RevisionId")...),
+		api.Handle(api.RemovePermission, s.removePermission, members("FunctionName", "Qualifier", "StatementId", "RevisionId")...),
+		api.Handle(api.GetPolicy, s.getPolicy, members("FunctionName", "Qualifier")...),
 		api.Handle(api.GetFunctionEventInvokeConfig, s.getFunctionEventInvokeConfig, members("FunctionName", "Qualifier")...),
 		api.Handle(api.GetFunctionUrlConfig, s.getFunctionURLConfig, members("FunctionName", "Qualifier")...),
-		api.Handle(api.GetFunctionCodeSigningConfig, s.getFunctionCodeSigningConfig, members("FunctionName")...),
+		api.Handle(api.PutFunctionRecursionConfig, s.putFunctionRecursionConfig, members("FunctionName", "RecursiveLoop")...),
+		api.Handle(api.GetFunctionRecursionConfig, s.getFunctionRecursionConfig, members("FunctionName")...),
+		api.Handle(api.PutRuntimeManagementConfig, s.putRuntimeManagementConfig, append(members("FunctionName", "Qualifier"), api.Enforced{Path: "UpdateRuntimeOn", Note: "Auto only"})...),
+		api.Handle(api.GetRuntimeManagementConfig, s.getRuntimeManagementConfig, members("FunctionName", "Qualifier")...),
 	)
 }
 
@@ -148,13 +155,16 @@ func members(paths ...string) []api.Enforced {
 }
 
 // reader reads the references in requests of an operation.
-func (s *Service) reader(c api.Caller, op *api.Operation, shape ref.Shape) ref.Reader {
-	return ref.Reader{Region: s.cfg.Region, Account: c.Account, Operation: op.Name, Shape: shape}
+func (s *Service) reader(ctx context.Context, c api.Caller, op *api.Operation, shape ref.Shape) ref.Reader {
+	return ref.Reader{
+		Region: s.cfg.Region, Account: c.Account, Operation: op.Name, Shape: shape,
+		Trusted: func(r ref.Ref) bool { return s.trusts(ctx, r, c, op) },
+	}
 }
 
 // readUnqualified reads a reference where AWS takes whole functions only.
-func (s *Service) readUnqualified(c api.Caller, op *api.Operation, shape ref.Shape, name *string) (ref.Ref, error) {
-	r, err := s.reader(c, op, shape).Read(name, nil)
+func (s *Service) readUnqualified(ctx context.Context, c api.Caller, op *api.Operation, shape ref.Shape, name *string) (ref.Ref, error) {
+	r, err := s.reader(ctx, c, op, shape).Read(name, nil)
 	if err != nil {
 		return ref.Ref{}, err
 	}

@@ -2,9 +2,7 @@ package deploy
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
-	"fmt"
 	"slices"
 	"strings"
 
@@ -15,18 +13,11 @@ import (
 	"kiln/internal/constraint"
 )
 
-// Bounds of AWS's model, and of a policy's text.
-const (
-	maxStatement    = 100
-	maxAction       = 22
-	maxOrganization = 34
-	maxPolicy       = 20 << 10
-)
+// maxLayerAction is a bound of AWS's model.
+const maxLayerAction = 22
 
 var (
-	statementPattern      = constraint.MustPattern(`([a-zA-Z0-9-_]+)`)
 	layerActionPattern    = constraint.MustPattern(`lambda:GetLayerVersion`)
-	organizationPattern   = constraint.MustPattern(`o-[a-z0-9]{10,32}`)
 	layerPrincipalPattern = constraint.MustPattern(`\d{12}|\*|arn:(aws[a-zA-Z-]*):iam::\d{12}:root`)
 )
 
@@ -42,9 +33,8 @@ func (s *Service) addLayerVersionPermission(ctx context.Context, c api.Caller, i
 	set(&added.Organization, in.OrganizationId)
 	var revision string
 	err = s.changeLayerPolicy(ctx, r, func(v *kiln.LayerVersion) error {
-		if indexOfStatement(v, added.StatementID) >= 0 {
-			return kiln.Errorf(kiln.ResourceConflict, "The statement id (%s) provided already exists. "+
-				"Please provide a new statement id, or remove the existing statement.", added.StatementID)
+		if indexOfLayerStatement(v, added.StatementID) >= 0 {
+			return statementExists(added.StatementID)
 		}
 		if err := guardLayerPolicy(v, in.RevisionId); err != nil {
 			return err
@@ -52,15 +42,12 @@ func (s *Service) addLayerVersionPermission(ctx context.Context, c api.Caller, i
 		v.Policy = append(v.Policy, added)
 		v.PolicyRevision = s.cfg.NewID()
 		revision = v.PolicyRevision
-		if n := len(policyText(v, r.VersionARN())); n > maxPolicy {
-			return kiln.Errorf(kiln.PolicyLengthExceeded, "The final policy size (%d) is bigger than the limit (%d).", n, maxPolicy)
-		}
-		return nil
+		return checkPolicySize(layerPolicyText(v, r.VersionARN()))
 	})
 	if err != nil {
 		return nil, err
 	}
-	return &api.AddLayerVersionPermissionResponse{Statement: new(toJSON(statementOf(added, r.VersionARN()))), RevisionId: &revision}, nil
+	return &api.AddLayerVersionPermissionResponse{Statement: new(toJSON(layerStatement(added, r.VersionARN()))), RevisionId: &revision}, nil
 }
 
 // checkLayerPermission checks by AWS's model what is not part of the reference.
@@ -71,7 +58,7 @@ func checkLayerPermission(in *api.AddLayerVersionPermissionRequest) error {
 	if in.Action == nil {
 		v.Missing("action")
 	} else {
-		v.Length("action", *in.Action, 0, maxAction)
+		v.Length("action", *in.Action, 0, maxLayerAction)
 		v.Pattern("action", *in.Action, layerActionPattern)
 	}
 	if in.Principal == nil {
@@ -84,15 +71,6 @@ func checkLayerPermission(in *api.AddLayerVersionPermissionRequest) error {
 		v.Pattern("organizationId", *in.OrganizationId, organizationPattern)
 	}
 	return validation(&v)
-}
-
-func checkStatementID(v *constraint.Violations, id *string) {
-	if id == nil {
-		v.Missing("statementId")
-		return
-	}
-	v.Length("statementId", *id, 1, maxStatement)
-	v.Pattern("statementId", *id, statementPattern)
 }
 
 func (s *Service) removeLayerVersionPermission(ctx context.Context, c api.Caller, in *api.RemoveLayerVersionPermissionRequest) (*api.Unit, error) {
@@ -108,14 +86,14 @@ func (s *Service) removeLayerVersionPermission(ctx context.Context, c api.Caller
 	}
 	return &api.Unit{}, s.changeLayerPolicy(ctx, r, func(v *kiln.LayerVersion) error {
 		if len(v.Policy) == 0 {
-			return noLayerPolicy()
+			return noPolicy()
 		}
 		if err := guardLayerPolicy(v, in.RevisionId); err != nil {
 			return err
 		}
-		i := indexOfStatement(v, *in.StatementId)
+		i := indexOfLayerStatement(v, *in.StatementId)
 		if i < 0 {
-			return kiln.Errorf(kiln.ResourceNotFound, "Statement %s is not found in resource policy.", *in.StatementId)
+			return noStatement(*in.StatementId)
 		}
 		v.Policy = slices.Delete(v.Policy, i, i+1)
 		v.PolicyRevision = s.cfg.NewID()
@@ -135,17 +113,13 @@ func (s *Service) getLayerVersionPolicy(ctx context.Context, c api.Caller, in *a
 	case v == nil:
 		return nil, noLayerVersion(r)
 	case len(v.Policy) == 0:
-		return nil, noLayerPolicy()
+		return nil, noPolicy()
 	}
-	return &api.GetLayerVersionPolicyResponse{Policy: new(policyText(v, r.VersionARN())), RevisionId: &v.PolicyRevision}, nil
+	return &api.GetLayerVersionPolicyResponse{Policy: new(layerPolicyText(v, r.VersionARN())), RevisionId: &v.PolicyRevision}, nil
 }
 
 func noLayerVersion(r ref.Layer) error {
 	return kiln.Errorf(kiln.ResourceNotFound, "Layer version %s does not exist.", r.VersionARN())
-}
-
-func noLayerPolicy() error {
-	return kiln.Errorf(kiln.ResourceNotFound, "No policy is associated with the given resource.")
 }
 
 // changeLayerPolicy lets decide change the policy of the layer version that r names, and writes it. It begins anew when somebody
@@ -180,8 +154,8 @@ func guardLayerPolicy(v *kiln.LayerVersion, revision *string) error {
 		"Call the GetLayerPolicy API to retrieve the latest Revision Id")
 }
 
-// indexOfStatement returns where the statement is in v's policy, -1 if it is not there.
-func indexOfStatement(v *kiln.LayerVersion, id string) int {
+// indexOfLayerStatement returns where the statement is in v's policy, -1 if it is not there.
+func indexOfLayerStatement(v *kiln.LayerVersion, id string) int {
 	return slices.IndexFunc(v.Policy, func(p kiln.LayerPermission) bool { return p.StatementID == id })
 }
 
@@ -197,17 +171,7 @@ func accountOf(principal string) kiln.AccountID {
 	return kiln.AccountID(principal)
 }
 
-// statement is a statement of a policy as AWS writes it.
-type statement struct {
-	Sid       string
-	Effect    string
-	Principal any
-	Action    string
-	Resource  string
-	Condition map[string]map[string]string `json:",omitempty"`
-}
-
-func statementOf(p kiln.LayerPermission, arn string) statement {
+func layerStatement(p kiln.LayerPermission, arn string) statement {
 	s := statement{Sid: p.StatementID, Effect: "Allow", Principal: "*", Action: "lambda:" + api.GetLayerVersion.Name, Resource: arn}
 	if p.Account != "" {
 		s.Principal = map[string]string{"AWS": "arn:aws:iam::" + string(p.Account) + ":root"}
@@ -218,23 +182,11 @@ func statementOf(p kiln.LayerPermission, arn string) statement {
 	return s
 }
 
-// policyText returns the policy of v, whose ARN is given, as AWS writes it.
-func policyText(v *kiln.LayerVersion, arn string) string {
-	policy := struct {
-		Version   string
-		Id        string
-		Statement []statement
-	}{Version: "2012-10-17", Id: "default"}
+// layerPolicyText returns the policy of v, whose ARN is given, as AWS writes it.
+func layerPolicyText(v *kiln.LayerVersion, arn string) string {
+	var all []statement
 	for _, p := range v.Policy {
-		policy.Statement = append(policy.Statement, statementOf(p, arn))
+		all = append(all, layerStatement(p, arn))
 	}
-	return toJSON(policy)
-}
-
-func toJSON(v any) string {
-	text, err := json.Marshal(v)
-	if err != nil {
-		panic(fmt.Sprintf("encode a policy: %v", err)) // strings and a map of strings: there is nothing to fail
-	}
-	return string(text)
+	return policyText(all)
 }

@@ -44,7 +44,7 @@ func (s *Service) listFunctions(ctx context.Context, c api.Caller, in *api.ListF
 }
 
 func (s *Service) listVersions(ctx context.Context, c api.Caller, in *api.ListVersionsByFunctionRequest) (*api.ListVersionsByFunctionResponse, error) {
-	r, at, err := s.readListVersions(c, in)
+	r, at, err := s.readListVersions(ctx, c, in)
 	if err != nil {
 		return nil, err
 	}
@@ -52,7 +52,7 @@ func (s *Service) listVersions(ctx context.Context, c api.Caller, in *api.ListVe
 	if err != nil {
 		return nil, err
 	}
-	l := lister{s: s, account: c.Account, page: at, versions: true}
+	l := lister{s: s, account: r.Account, page: at, versions: true}
 	switch {
 	case at.marker == marker{}:
 		l.add(&f.Latest, true)
@@ -66,8 +66,8 @@ func (s *Service) listVersions(ctx context.Context, c api.Caller, in *api.ListVe
 }
 
 // readListVersions returns which versions are asked for, and which part of the list.
-func (s *Service) readListVersions(c api.Caller, in *api.ListVersionsByFunctionRequest) (ref.Ref, page, error) {
-	reader := s.reader(c, api.ListVersionsByFunction, ref.Namespaced)
+func (s *Service) readListVersions(ctx context.Context, c api.Caller, in *api.ListVersionsByFunctionRequest) (ref.Ref, page, error) {
+	reader := s.reader(ctx, c, api.ListVersionsByFunction, ref.Namespaced)
 	var v constraint.Violations
 	reader.Check(&v, in.FunctionName, nil)
 	at, err := readPage(&v, in.Marker, in.MaxItems)
@@ -141,8 +141,8 @@ func readPage(v *constraint.Violations, mark *string, maxItems *int32) (page, er
 }
 
 // readParts reads of which function a list of its parts is asked for, and how many at most, and lets check look at the other members.
-func (s *Service) readParts(c api.Caller, op *api.Operation, function *string, maxItems *int32, check func(*constraint.Violations)) (r ref.Ref, size int, err error) {
-	reader := s.reader(c, op, ref.Plain)
+func (s *Service) readParts(ctx context.Context, c api.Caller, op *api.Operation, function *string, maxItems *int32, check func(*constraint.Violations)) (r ref.Ref, size int, err error) {
+	reader := s.reader(ctx, c, op, ref.Plain)
 	var v constraint.Violations
 	reader.Check(&v, function, nil)
 	if check != nil {

@@ -71,7 +71,7 @@ func (s *Service) provisionedItem(r ref.Ref, f *kiln.Function) api.ProvisionedCo
 }
 
 func (s *Service) putProvisionedConcurrency(ctx context.Context, c api.Caller, in *api.PutProvisionedConcurrencyConfigRequest) (*api.PutProvisionedConcurrencyConfigResponse, error) {
-	r, err := s.readProvisioned(c, api.PutProvisionedConcurrencyConfig, in.FunctionName, in.Qualifier, func(v *constraint.Violations) {
+	r, err := s.readProvisioned(ctx, c, api.PutProvisionedConcurrencyConfig, in.FunctionName, in.Qualifier, func(v *constraint.Violations) {
 		switch n := in.ProvisionedConcurrentExecutions; {
 		case n == nil:
 			v.Missing("provisionedConcurrentExecutions")
@@ -143,7 +143,7 @@ func (s *Service) unprovision(ctx context.Context, f *kiln.Function, q kiln.Qual
 }
 
 func (s *Service) getProvisionedConcurrency(ctx context.Context, c api.Caller, in *api.GetProvisionedConcurrencyConfigRequest) (*api.GetProvisionedConcurrencyConfigResponse, error) {
-	r, err := s.readProvisioned(c, api.GetProvisionedConcurrencyConfig, in.FunctionName, in.Qualifier, nil)
+	r, err := s.readProvisioned(ctx, c, api.GetProvisionedConcurrencyConfig, in.FunctionName, in.Qualifier, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -168,7 +168,7 @@ func (s *Service) getProvisionedConcurrency(ctx context.Context, c api.Caller, i
 
 // deleteProvisionedConcurrency ends a configuration. One that is not there has ended, as on AWS.
 func (s *Service) deleteProvisionedConcurrency(ctx context.Context, c api.Caller, in *api.DeleteProvisionedConcurrencyConfigRequest) (*api.Unit, error) {
-	r, err := s.readProvisioned(c, api.DeleteProvisionedConcurrencyConfig, in.FunctionName, in.Qualifier, nil)
+	r, err := s.readProvisioned(ctx, c, api.DeleteProvisionedConcurrencyConfig, in.FunctionName, in.Qualifier, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -193,7 +193,7 @@ type provisionedMarker struct {
 }
 
 func (s *Service) listProvisionedConcurrency(ctx context.Context, c api.Caller, in *api.ListProvisionedConcurrencyConfigsRequest) (*api.ListProvisionedConcurrencyConfigsResponse, error) {
-	r, size, err := s.readParts(c, api.ListProvisionedConcurrencyConfigs, in.FunctionName, in.MaxItems, nil)
+	r, size, err := s.readParts(ctx, c, api.ListProvisionedConcurrencyConfigs, in.FunctionName, in.MaxItems, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -222,8 +222,8 @@ func (s *Service) listProvisionedConcurrency(ctx context.Context, c api.Caller, 
 }
 
 // readProvisioned reads which version or alias an operation is about, and lets check look at the other members.
-func (s *Service) readProvisioned(c api.Caller, op *api.Operation, function, qualifier *string, check func(*constraint.Violations)) (ref.Ref, error) {
-	reader := s.reader(c, op, ref.Plain)
+func (s *Service) readProvisioned(ctx context.Context, c api.Caller, op *api.Operation, function, qualifier *string, check func(*constraint.Violations)) (ref.Ref, error) {
+	reader := s.reader(ctx, c, op, ref.Plain)
 	var v constraint.Violations
 	reader.Check(&v, function, qualifier)
 	if qualifier == nil {

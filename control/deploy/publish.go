@@ -10,7 +10,7 @@ import (
 )
 
 func (s *Service) publishVersion(ctx context.Context, c api.Caller, in *api.PublishVersionRequest) (*api.FunctionConfiguration, error) {
-	r, err := s.readUpdate(c, api.PublishVersion, in.FunctionName, func(v *constraint.Violations) {
+	r, err := s.readUpdate(ctx, c, api.PublishVersion, in.FunctionName, func(v *constraint.Violations) {
 		settings{description: in.Description}.check(v)
 	})
 	if err != nil {

@@ -10,7 +10,7 @@ import (
 )
 
 func (s *Service) getFunction(ctx context.Context, c api.Caller, in *api.GetFunctionRequest) (*api.GetFunctionResponse, error) {
-	r, err := s.reader(c, api.GetFunction, ref.Namespaced).Read(in.FunctionName, in.Qualifier)
+	r, err := s.reader(ctx, c, api.GetFunction, ref.Namespaced).Read(in.FunctionName, in.Qualifier)
 	if err != nil {
 		return nil, err
 	}
@@ -32,7 +32,7 @@ func (s *Service) getFunction(ctx context.Context, c api.Caller, in *api.GetFunc
 }
 
 func (s *Service) getFunctionConfiguration(ctx context.Context, c api.Caller, in *api.GetFunctionConfigurationRequest) (*api.FunctionConfiguration, error) {
-	r, err := s.reader(c, api.GetFunctionConfiguration, ref.Namespaced).Read(in.FunctionName, in.Qualifier)
+	r, err := s.reader(ctx, c, api.GetFunctionConfiguration, ref.Namespaced).Read(in.FunctionName, in.Qualifier)
 	if err != nil {
 		return nil, err
 	}
@@ -43,21 +43,9 @@ func (s *Service) getFunctionConfiguration(ctx context.Context, c api.Caller, in
 	return s.configuration(v, r.ARN(s.cfg.Region)), nil
 }
 
-// getFunctionCodeSigningConfig answers as AWS does of a function without one.
-func (s *Service) getFunctionCodeSigningConfig(ctx context.Context, c api.Caller, in *api.GetFunctionCodeSigningConfigRequest) (*api.GetFunctionCodeSigningConfigResponse, error) {
-	r, err := s.readUnqualified(c, api.GetFunctionCodeSigningConfig, ref.Namespaced, in.FunctionName)
-	if err != nil {
-		return nil, err
-	}
-	if _, _, err := s.find(ctx, r); err != nil {
-		return nil, err
-	}
-	return &api.GetFunctionCodeSigningConfigResponse{FunctionName: new(string(r.Name))}, nil
-}
-
 // getFunctionEventInvokeConfig answers as AWS does of a function without one, whether the function exists or not.
-func (s *Service) getFunctionEventInvokeConfig(_ context.Context, c api.Caller, in *api.GetFunctionEventInvokeConfigRequest) (*api.FunctionEventInvokeConfig, error) {
-	r, err := s.reader(c, api.GetFunctionEventInvokeConfig, ref.Namespaced).Read(in.FunctionName, in.Qualifier)
+func (s *Service) getFunctionEventInvokeConfig(ctx context.Context, c api.Caller, in *api.GetFunctionEventInvokeConfigRequest) (*api.FunctionEventInvokeConfig, error) {
+	r, err := s.reader(ctx, c, api.GetFunctionEventInvokeConfig, ref.Namespaced).Read(in.FunctionName, in.Qualifier)
 	if err != nil {
 		return nil, err
 	}
@@ -70,8 +58,8 @@ func (s *Service) getFunctionEventInvokeConfig(_ context.Context, c api.Caller, 
 var urlQualifierPattern = constraint.MustPattern(`[0-9a-zA-Z-_]+`)
 
 // getFunctionURLConfig answers as AWS does of a function without one, whether the function exists or not.
-func (s *Service) getFunctionURLConfig(_ context.Context, c api.Caller, in *api.GetFunctionUrlConfigRequest) (*api.GetFunctionUrlConfigResponse, error) {
-	reader := s.reader(c, api.GetFunctionUrlConfig, ref.Plain)
+func (s *Service) getFunctionURLConfig(ctx context.Context, c api.Caller, in *api.GetFunctionUrlConfigRequest) (*api.GetFunctionUrlConfigResponse, error) {
+	reader := s.reader(ctx, c, api.GetFunctionUrlConfig, ref.Plain)
 	var v constraint.Violations
 	reader.Check(&v, in.FunctionName, nil)
 	if q := in.Qualifier; q != nil {

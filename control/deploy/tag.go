@@ -24,7 +24,7 @@ var taggablePattern = constraint.MustPattern(`arn:(aws[a-zA-Z-]*):lambda:(eusc-)
 	`event-source-mapping:[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}|capacity-provider:[a-zA-Z0-9-_]+)`)
 
 func (s *Service) tagResource(ctx context.Context, c api.Caller, in *api.TagResourceRequest) (*api.Unit, error) {
-	r, err := s.readTaggable(c, api.TagResource, in.Resource, missing("tags", in.Tags == nil))
+	r, err := s.readTaggable(ctx, c, api.TagResource, in.Resource, missing("tags", in.Tags == nil))
 	if err != nil {
 		return nil, err
 	}
@@ -39,7 +39,7 @@ func (s *Service) tagResource(ctx context.Context, c api.Caller, in *api.TagReso
 }
 
 func (s *Service) untagResource(ctx context.Context, c api.Caller, in *api.UntagResourceRequest) (*api.Unit, error) {
-	r, err := s.readTaggable(c, api.UntagResource, in.Resource, missing("tagKeys", len(in.TagKeys) == 0))
+	r, err := s.readTaggable(ctx, c, api.UntagResource, in.Resource, missing("tagKeys", len(in.TagKeys) == 0))
 	if err != nil {
 		return nil, err
 	}
@@ -63,7 +63,7 @@ func (s *Service) changeTags(ctx context.Context, r ref.Ref, edit func(tags map[
 }
 
 func (s *Service) listTags(ctx context.Context, c api.Caller, in *api.ListTagsRequest) (*api.ListTagsResponse, error) {
-	r, err := s.readTaggable(c, api.ListTags, in.Resource, func(*constraint.Violations) {})
+	r, err := s.readTaggable(ctx, c, api.ListTags, in.Resource, func(*constraint.Violations) {})
 	if err != nil {
 		return nil, err
 	}
@@ -89,7 +89,7 @@ func missing(member string, absent bool) func(*constraint.Violations) {
 
 // readTaggable reads the ARN of a function. It fails with AWS's errors for what is no ARN, what has a qualifier, and what kiln has
 // none of.
-func (s *Service) readTaggable(c api.Caller, op *api.Operation, resource *string, check func(*constraint.Violations)) (ref.Ref, error) {
+func (s *Service) readTaggable(ctx context.Context, c api.Caller, op *api.Operation, resource *string, check func(*constraint.Violations)) (ref.Ref, error) {
 	var v constraint.Violations
 	if resource == nil {
 		v.Missing("resource")
@@ -101,18 +101,18 @@ func (s *Service) readTaggable(c api.Caller, op *api.Operation, resource *string
 	if err := validation(&v); err != nil {
 		return ref.Ref{}, err
 	}
-	if err := otherThanFunction(*resource); err != nil {
+	if err := s.otherThanFunction(ctx, c, *resource); err != nil {
 		return ref.Ref{}, err
 	}
-	r, err := s.reader(c, op, ref.Plain).Resolve(*resource, nil)
+	r, err := s.reader(ctx, c, op, ref.Plain).Resolve(*resource, nil)
 	if err == nil && r.Qualifier != "" {
 		err = kiln.Errorf(kiln.InvalidParameterValue, "Tags on function aliases and versions are not supported. Please specify a function ARN.")
 	}
 	return r, err
 }
 
-// otherThanFunction returns that a resource does not exist which is not a function.
-func otherThanFunction(arn string) error {
+// otherThanFunction returns that a resource does not exist which is not a function, or that kiln has no tags of it.
+func (s *Service) otherThanFunction(ctx context.Context, c api.Caller, arn string) error {
 	const arnParts = 7 // the sixth is the resource's type, the seventh its name
 	kind := strings.SplitN(arn, ":", arnParts)[arnParts-2]
 	what := map[string]string{
@@ -123,6 +123,16 @@ func otherThanFunction(arn string) error {
 	}[kind]
 	if what == "" {
 		return nil
+	}
+	id := arn[strings.LastIndexByte(arn, ':')+1:]
+	if arn == s.codeSigningARN(c.Account, id) {
+		_, at, err := s.findCodeSigning(ctx, c.Account, id)
+		if err != nil {
+			return err
+		}
+		if at != 0 {
+			return unsupported("tags of code signing configurations")
+		}
 	}
 	return kiln.Errorf(kiln.ResourceNotFound, "%s not found: %s", what, arn)
 }

@@ -24,7 +24,7 @@ func (s *Service) updateFunctionConfiguration(ctx context.Context, c api.Caller,
 		environment: in.Environment, storage: in.EphemeralStorage, tracing: in.TracingConfig, snapStart: in.SnapStart,
 		logging: in.LoggingConfig, vpc: in.VpcConfig, kmsKey: in.KMSKeyArn, deadLetter: in.DeadLetterConfig, layers: in.Layers,
 	}
-	r, err := s.readUpdate(c, api.UpdateFunctionConfiguration, in.FunctionName, given.check)
+	r, err := s.readUpdate(ctx, c, api.UpdateFunctionConfiguration, in.FunctionName, given.check)
 	if err != nil {
 		return nil, err
 	}
@@ -32,6 +32,11 @@ func (s *Service) updateFunctionConfiguration(ctx context.Context, c api.Caller,
 	err = s.withLayers(ctx, r.Account, in.Layers, func(layers []kiln.Layer) error {
 		given.resolved = layers
 		return s.change(ctx, r, func(f *kiln.Function) ([]write, error) {
+			if len(layers) > 0 {
+				if err := s.verify(ctx, f); err != nil {
+					return nil, err
+				}
+			}
 			err := s.update(f, r, in.RevisionId, given.apply)
 			updated = f.Latest
 			return nil, err
@@ -44,7 +49,7 @@ func (s *Service) updateFunctionConfiguration(ctx context.Context, c api.Caller,
 }
 
 func (s *Service) updateFunctionCode(ctx context.Context, c api.Caller, in *api.UpdateFunctionCodeRequest) (*api.FunctionConfiguration, error) {
-	r, err := s.readUpdate(c, api.UpdateFunctionCode, in.FunctionName, func(v *constraint.Violations) { checkArchitectures(v, in.Architectures) })
+	r, err := s.readUpdate(ctx, c, api.UpdateFunctionCode, in.FunctionName, func(v *constraint.Violations) { checkArchitectures(v, in.Architectures) })
 	if err != nil {
 		return nil, err
 	}
@@ -61,6 +66,9 @@ func (s *Service) updateFunctionCode(ctx context.Context, c api.Caller, in *api.
 	var updated kiln.Version
 	err = s.withCode(ctx, r.Account, z, func() error {
 		return s.change(ctx, r, func(f *kiln.Function) ([]write, error) {
+			if err := s.verify(ctx, f); err != nil {
+				return nil, err
+			}
 			if err := s.update(f, r, in.RevisionId, newCode(z.code, in.Architectures)); err != nil {
 				return nil, err
 			}
@@ -96,6 +104,9 @@ func newCode(code kiln.Code, architectures []string) func(*kiln.Config) error {
 func (s *Service) dryRun(ctx context.Context, r ref.Ref, code kiln.Code, in *api.UpdateFunctionCodeRequest) (*api.FunctionConfiguration, error) {
 	f, _, err := s.find(ctx, r)
 	if err != nil {
+		return nil, err
+	}
+	if err := s.verify(ctx, f); err != nil {
 		return nil, err
 	}
 	was := f.Latest.RevisionID
@@ -144,8 +155,8 @@ func (s *Service) update(f *kiln.Function, r ref.Ref, revision *string, apply fu
 }
 
 // readUpdate checks a request by AWS's model and reads the reference in it, which must be to a whole function.
-func (s *Service) readUpdate(c api.Caller, op *api.Operation, name *string, check func(*constraint.Violations)) (ref.Ref, error) {
-	reader := s.reader(c, op, ref.Plain)
+func (s *Service) readUpdate(ctx context.Context, c api.Caller, op *api.Operation, name *string, check func(*constraint.Violations)) (ref.Ref, error) {
+	reader := s.reader(ctx, c, op, ref.Plain)
 	var v constraint.Violations
 	reader.Check(&v, name, nil)
 	check(&v)
