@@ -239,6 +239,20 @@ func (v *View) Resolve(a kiln.AccountID, f kiln.FunctionName, q kiln.Qualifier) 
 	return found, nil
 }
 
+// Policy returns the policy of what q names of a function. It is shared: nobody may change it.
+func (v *View) Policy(a kiln.AccountID, f kiln.FunctionName, q kiln.Qualifier) kiln.Policy {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	return kiln.PolicyOf(v.live.functions[functionID{a, f}].policies, q)
+}
+
+// MayLoop reports whether a function may be invoked by itself for ever.
+func (v *View) MayLoop(a kiln.AccountID, f kiln.FunctionName) bool {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	return v.live.functions[functionID{a, f}].mayLoop
+}
+
 // AccessKey returns the access key of that ID.
 func (v *View) AccessKey(id string) (AccessKey, bool) {
 	v.mu.RLock()
@@ -267,6 +281,8 @@ type function struct {
 	aliases     map[kiln.AliasName]kiln.Alias
 	reserved    *int
 	provisioned map[kiln.Qualifier]kiln.Provisioned
+	policies    map[kiln.Qualifier]kiln.Policy
+	mayLoop     bool
 }
 
 // functionOf is the function of which k has the record, or a version.
@@ -325,7 +341,9 @@ func (x *index) applyFunction(id functionID, revision Revision, value []byte) ch
 		return change{err: err}
 	}
 	latest := compact(f.Latest)
-	x.functions[functionID{latest.Account, latest.Function}] = function{f.ID, latest, revision, withoutDescriptions(f.Aliases), f.Reserved, f.Provisioned}
+	x.functions[functionID{latest.Account, latest.Function}] = function{
+		f.ID, latest, revision, withoutDescriptions(f.Aliases), f.Reserved, f.Provisioned, f.Policies, f.MayLoop,
+	}
 	return superseded(old.latest, latest).reserving(id, old.reserved, f.Reserved)
 }
 

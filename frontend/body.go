@@ -56,17 +56,17 @@ func (s *Server) limitBody(w http.ResponseWriter, r *http.Request) error {
 	return http.NewResponseController(w).SetReadDeadline(time.Now().Add(s.cfg.BodyTimeout))
 }
 
-// readBody returns the body of a request for op. Release it, also if there is an error.
-func (s *Server) readBody(w http.ResponseWriter, r *http.Request, op *api.Operation) (*body, error) {
+// readBody returns the body of a request, which is errTooLarge if it has more than limit bytes. Release it, also if there is an error.
+func (s *Server) readBody(w http.ResponseWriter, r *http.Request, limit int64) (*body, error) {
 	b := &body{pool: s.bodies}
 	if r.ContentLength == 0 {
 		return b, nil
 	}
-	err := b.read(r, bodyLimit(op))
+	err := b.read(r, limit)
 	if errors.Is(err, errTooLarge) {
 		// A client that cannot send the rest would not read that it was too much.
 		_, _ = io.CopyN(io.Discard, r.Body, maxDrain) // however it ends, the answer is the same
-		return b, tooLarge(op)
+		return b, errTooLarge
 	}
 	if err != nil {
 		return b, err

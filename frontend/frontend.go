@@ -112,7 +112,7 @@ func isLoopback(addr string) bool {
 	return ip != nil && ip.IsLoopback()
 }
 
-// Server answers the Lambda API, GET /healthz and the URLs of deployment packages.
+// Server answers the Lambda API, GetCallerIdentity of Security Token Service, GET /healthz and the URLs of deployment packages.
 type Server struct {
 	cfg      Config
 	router   *restjson.Router
@@ -122,6 +122,8 @@ type Server struct {
 	bodies   *semaphore.Weighted
 	flight   *flight
 	inner    *handover
+	// sts verifies requests to Security Token Service, nil if nobody is authenticated.
+	sts *sigv4.Verifier
 }
 
 // New returns a server, which serves nothing until Run. It returns what Validate finds, and an error for two handlers of one
@@ -140,6 +142,10 @@ func New(cfg Config) (*Server, error) {
 		flight:   newFlight(),
 		inner:    newHandover(),
 		bodies:   semaphore.NewWeighted(cfg.MaxBodyMemory),
+	}
+	if cfg.Verifier != nil {
+		s.sts = new(*cfg.Verifier)
+		s.sts.Service = stsService
 	}
 	for _, h := range cfg.Handlers {
 		if _, dup := s.handlers[h.Operation]; dup {

@@ -30,6 +30,8 @@ type Invoker interface {
 	Invoke(ctx context.Context, t Target, inv kiln.Invocation) (kiln.Result, *kiln.Version, error)
 	// Check returns the error that Invoke would return before it runs anything.
 	Check(ctx context.Context, t Target) error
+	// Allows reports whether the policy of what t names allows a.
+	Allows(ctx context.Context, t Target, a kiln.Access) bool
 }
 
 // Values of the API's enums InvocationType and LogType.
@@ -59,7 +61,7 @@ type invokeHandler struct {
 }
 
 func (h *invokeHandler) invoke(ctx context.Context, c api.Caller, in *api.InvocationRequest) (*api.InvocationResponse, error) {
-	called, err := h.read(c, in)
+	called, err := h.read(ctx, c, in)
 	if err != nil {
 		return nil, err
 	}
@@ -68,7 +70,7 @@ func (h *invokeHandler) invoke(ctx context.Context, c api.Caller, in *api.Invoca
 		return nil, err
 	}
 	inv.FunctionARN = called.ARN(h.region)
-	target := Target{Account: called.Account, Function: called.Name, Qualifier: called.Qualifier}
+	target := targetOf(called)
 	switch value(in.InvocationType) {
 	case typeDryRun:
 		status := int32(http.StatusNoContent)
@@ -83,9 +85,16 @@ func (h *invokeHandler) invoke(ctx context.Context, c api.Caller, in *api.Invoca
 	return respond(exchangeOf(ctx), in, res, v), nil
 }
 
+func targetOf(r ref.Ref) Target {
+	return Target{Account: r.Account, Function: r.Name, Qualifier: r.Qualifier}
+}
+
 // read returns what in calls, once all of its members but the payload are what AWS's model allows.
-func (h *invokeHandler) read(c api.Caller, in *api.InvocationRequest) (ref.Ref, error) {
-	names := ref.Reader{Region: h.region, Account: c.Account, Operation: "InvokeFunction", Shape: ref.Namespaced}
+func (h *invokeHandler) read(ctx context.Context, c api.Caller, in *api.InvocationRequest) (ref.Ref, error) {
+	const action = "InvokeFunction"
+	names := ref.Reader{Region: h.region, Account: c.Account, Operation: action, Shape: ref.Namespaced, Trusted: func(r ref.Ref) bool {
+		return h.invoker.Allows(ctx, targetOf(r), kiln.Access{Action: "lambda:" + action, Account: c.Account, Role: c.Role})
+	}}
 	var v constraint.Violations
 	names.Check(&v, in.FunctionName, in.Qualifier)
 	if in.InvocationType != nil {
@@ -113,9 +122,9 @@ func newInvocation(x *exchange, in *api.InvocationRequest) (kiln.Invocation, err
 	if err := checkPayload(payload); err != nil {
 		return kiln.Invocation{}, err
 	}
-	trace := traceID(x.trace, time.Now())
+	trace, lineage := traceID(x.trace, time.Now())
 	x.header.Set("X-Amzn-Trace-Id", trace)
-	return kiln.Invocation{ID: x.id, Payload: payload, ClientContext: clientContext, TraceID: trace}, nil
+	return kiln.Invocation{ID: x.id, Payload: payload, ClientContext: clientContext, TraceID: trace, Lineage: lineage}, nil
 }
 
 func decodeClientContext(encoded string) (string, error) {

@@ -71,6 +71,8 @@ func (s *Server) answer(w http.ResponseWriter, r *http.Request) (a restjson.Resp
 		return s.health(r)
 	case strings.HasPrefix(path, codePrefix):
 		return restjson.Response{}, s.serveCode(w, r)
+	case isQuery(r):
+		return s.serveSTS(w, r)
 	default:
 		return s.operate(w, r)
 	}
@@ -90,12 +92,15 @@ func (s *Server) operate(w http.ResponseWriter, r *http.Request) (restjson.Respo
 		return restjson.Response{}, err
 	}
 	op := match.Operation
-	identify, err := s.authenticate(r)
+	identify, err := s.authenticate(r, s.cfg.Verifier)
 	if err != nil {
 		return restjson.Response{}, err
 	}
-	body, err := s.readBody(w, r, op)
+	body, err := s.readBody(w, r, bodyLimit(op))
 	defer body.release()
+	if errors.Is(err, errTooLarge) {
+		err = tooLarge(op)
+	}
 	if err != nil {
 		return restjson.Response{}, err
 	}
@@ -124,13 +129,13 @@ func (s *Server) operate(w http.ResponseWriter, r *http.Request) (restjson.Respo
 }
 
 // authenticate refuses what can be refused without the body of r, so that nobody unknown has one read, and returns what says from the
-// body who the caller is.
-func (s *Server) authenticate(r *http.Request) (identify func(body []byte) (api.Caller, error), err error) {
-	if s.cfg.Verifier == nil {
+// body who the caller is. Without a verifier everybody is.
+func (s *Server) authenticate(r *http.Request, verifier *sigv4.Verifier) (identify func(body []byte) (api.Caller, error), err error) {
+	if verifier == nil {
 		caller := api.Caller{Account: s.cfg.Account}
 		return func([]byte) (api.Caller, error) { return caller, nil }, s.checkOrigin(r)
 	}
-	signature, err := s.cfg.Verifier.Read(r)
+	signature, err := verifier.Read(r)
 	if err != nil {
 		return nil, err
 	}

@@ -7,6 +7,8 @@ import (
 	"regexp"
 	"strings"
 	"time"
+
+	"kiln"
 )
 
 var (
@@ -15,12 +17,12 @@ var (
 	traceSampled = regexp.MustCompile(`^[01]$`)
 )
 
-// maxTrace bounds an X-Amzn-Trace-Id that is read at all; a longer one counts as absent.
-const maxTrace = 512
+// maxTrace bounds an X-Amzn-Trace-Id that is read at all; a longer one counts as absent. The longest lineage is half of it.
+const maxTrace = 1 << 10
 
 // traceID returns the X-Amzn-Trace-Id of an invocation: the parts of the caller's that are well-formed, and new ones for the
-// rest.
-func traceID(given string, now time.Time) string {
+// rest. The caller's lineage is not in it.
+func traceID(given string, now time.Time) (id string, lineage kiln.Lineage) {
 	var root, parent, sampled string
 	if len(given) <= maxTrace {
 		for field := range strings.SplitSeq(given, ";") {
@@ -32,6 +34,8 @@ func traceID(given string, now time.Time) string {
 				parent = value
 			case name == "Sampled" && traceSampled.MatchString(value):
 				sampled = value
+			case name == "Lineage":
+				lineage = kiln.Lineage(value)
 			}
 		}
 	}
@@ -44,7 +48,7 @@ func traceID(given string, now time.Time) string {
 	if sampled == "" {
 		sampled = "0"
 	}
-	return "Root=" + root + ";Parent=" + parent + ";Sampled=" + sampled
+	return "Root=" + root + ";Parent=" + parent + ";Sampled=" + sampled, lineage
 }
 
 func randomHex(n int) string {

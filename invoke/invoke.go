@@ -13,7 +13,10 @@ import (
 // Resolver finds the version that a qualifier means. An empty qualifier means LatestVersion.
 type Resolver interface {
 	Resolve(a kiln.AccountID, f kiln.FunctionName, q kiln.Qualifier) (*kiln.Version, error)
-	// CatchUp waits, for a second at most, until Resolve knows of every change of a function that has been acknowledged.
+	// Policy is that of what a qualifier names, and MayLoop whether a function may be invoked by itself for ever.
+	Policy(a kiln.AccountID, f kiln.FunctionName, q kiln.Qualifier) kiln.Policy
+	MayLoop(a kiln.AccountID, f kiln.FunctionName) bool
+	// CatchUp waits, for a second at most, until every change of a function that has been acknowledged is known.
 	CatchUp(ctx context.Context, a kiln.AccountID, f kiln.FunctionName)
 }
 
@@ -62,12 +65,37 @@ func (s *Service) invoke(ctx context.Context, t Target, inv kiln.Invocation) (ki
 	if err != nil {
 		return kiln.Result{}, nil, err
 	}
+	if err := s.descend(&inv, v); err != nil {
+		return kiln.Result{}, v, err
+	}
 	lease, err := s.Limiter.Acquire(v, time.Now())
 	if err != nil {
 		return kiln.Result{}, v, err
 	}
 	res, err := s.Runner.Invoke(ctx, v, inv, lease)
 	return res, v, err
+}
+
+// descend adds an invocation of v to the lineage of inv. It fails with AWS's error when it is a loop.
+func (s *Service) descend(inv *kiln.Invocation, v *kiln.Version) error {
+	lineage, times := inv.Lineage.Add(string(v.Account) + ":" + string(v.Function))
+	if times > kiln.MaxLoop && !s.Resolver.MayLoop(v.Account, v.Function) {
+		return kiln.Errorf(kiln.RecursiveInvocation,
+			"Lambda has detected your function being invoked in a recursive loop with other AWS resources and stopped your function's invocation.")
+	}
+	inv.Lineage = lineage
+	inv.TraceID += ";Lineage=" + string(lineage)
+	return nil
+}
+
+// Allows reports whether the policy of what t names allows a.
+func (s *Service) Allows(ctx context.Context, t Target, a kiln.Access) bool {
+	p := s.Resolver.Policy(t.Account, t.Function, t.Qualifier)
+	if !p.Allows(a) {
+		s.Resolver.CatchUp(ctx, t.Account, t.Function)
+		p = s.Resolver.Policy(t.Account, t.Function, t.Qualifier)
+	}
+	return p.Allows(a)
 }
 
 // Check returns the error that Invoke would return before it runs anything.

@@ -13,6 +13,8 @@ import (
 // resolver knows one version, and another once it has caught up, if there is one.
 type resolver struct {
 	v, newer *kiln.Version
+	policy   kiln.Policy
+	mayLoop  bool
 }
 
 func (r *resolver) Resolve(_ kiln.AccountID, f kiln.FunctionName, _ kiln.Qualifier) (*kiln.Version, error) {
@@ -21,6 +23,12 @@ func (r *resolver) Resolve(_ kiln.AccountID, f kiln.FunctionName, _ kiln.Qualifi
 	}
 	return r.v, nil
 }
+
+func (r *resolver) Policy(kiln.AccountID, kiln.FunctionName, kiln.Qualifier) kiln.Policy {
+	return r.policy
+}
+
+func (r *resolver) MayLoop(kiln.AccountID, kiln.FunctionName) bool { return r.mayLoop }
 
 func (r *resolver) CatchUp(context.Context, kiln.AccountID, kiln.FunctionName) {
 	if r.newer != nil {

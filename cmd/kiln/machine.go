@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"log/slog"
 	"path/filepath"
 	"time"
 
@@ -30,11 +31,25 @@ type machine struct {
 	layers  []layer
 }
 
+// engine makes the sandboxes of a machine while Run runs.
+type engine interface {
+	sandbox.Engine
+	Run(ctx context.Context) error
+	Usage() (gvisor.Usage, error)
+}
+
+// newEngine returns an engine with its files in dir.
+type newEngine func(dir string, log *slog.Logger) (engine, error)
+
+func newGVisor(dir string, log *slog.Logger) (engine, error) {
+	return gvisor.New(gvisor.Config{Dir: dir, Program: program.Open, Log: log})
+}
+
 // newMachine wires a machine whose files are below dir. api takes what functions ask of AWS's API, and ended is told of environments that
 // end by themselves.
 func (n *node) newMachine(ctx context.Context, dir string, api environment.API, ended fleet.Ended) (*machine, error) {
 	logs := telemetry.NewFunctionLogs(filepath.Join(dir, "logs"), n.log)
-	engine, err := gvisor.New(gvisor.Config{Dir: filepath.Join(dir, "sandboxes"), Program: program.Open, Log: n.log})
+	engine, err := n.sandboxes(filepath.Join(dir, "sandboxes"), n.log)
 	if err != nil {
 		return nil, err
 	}
@@ -50,7 +65,7 @@ func (n *node) newMachine(ctx context.Context, dir string, api environment.API, 
 	if m.host, err = n.host(ctx, dir, cache, logs); err != nil {
 		return nil, err
 	}
-	m.host.Engine, m.host.Identity, m.host.API = sandbox.Engine(engine), m.issuer, api
+	m.host.Engine, m.host.Identity, m.host.API = engine, m.issuer, api
 	networks := layer{"network", func(ctx context.Context) error { <-ctx.Done(); return nil }}
 	if namespaces != nil {
 		m.host.Engine, networks.run = network.NewEngine(engine, namespaces), namespaces.Run

@@ -6,13 +6,12 @@ import (
 	"kiln/worker"
 	"kiln/worker/environment"
 	"kiln/worker/pool"
-	"kiln/worker/sandbox/gvisor"
 )
 
 // sources are the parts of a node that metrics are read from. A process that has one role lacks those of the others: engine and what
 // belongs to it, or assigner.
 type sources struct {
-	engine   *gvisor.Engine
+	engine   engine
 	spares   *pool.Pool[*environment.Spare]
 	workers  *worker.Node
 	memory   *worker.Memory

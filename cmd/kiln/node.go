@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -19,6 +20,7 @@ import (
 	"kiln/blob"
 	"kiln/catalog"
 	catalogremote "kiln/catalog/remote"
+	"kiln/catalog/sealed"
 	"kiln/control/account"
 	"kiln/fleet"
 	"kiln/frontend"
@@ -57,8 +59,12 @@ const (
 	maxViewPause = time.Second
 )
 
-// blobDir is where code is stored, below the data directory.
-const blobDir = "blobs"
+// Where code and the catalog are stored, and the key that the catalog is encrypted with, below the data directory.
+const (
+	blobDir       = "blobs"
+	storeDir      = "catalog"
+	masterKeyFile = "master.key"
+)
 
 // serve runs a node, or one role of it, until ctx ends.
 func serve(ctx context.Context, o options, log *slog.Logger) error {
@@ -75,11 +81,24 @@ func serve(ctx context.Context, o options, log *slog.Logger) error {
 	case roleWorker:
 		return n.serveWorker(ctx)
 	}
-	db, err := pebblestore.Open(filepath.Join(o.data, "catalog"), pebblestore.Options{Logger: log})
+	store, end, err := openStore(o.data, o.masterKey, log)
 	if err != nil {
 		return err
 	}
-	return errors.Join(n.serveStored(ctx, db.Catalog()), db.Close())
+	return errors.Join(n.serveStored(ctx, store), end())
+}
+
+// openStore opens the store in a data directory, which end closes. master is the path of the master key, "" for that in the directory.
+func openStore(data, master string, log *slog.Logger) (store catalog.Store, end func() error, err error) {
+	db, err := pebblestore.Open(filepath.Join(data, storeDir), pebblestore.Options{Logger: log})
+	if err != nil {
+		return nil, nil, err
+	}
+	key, err := sealed.OpenMasterKey(cmp.Or(master, filepath.Join(data, masterKeyFile)))
+	if err != nil {
+		return nil, nil, errors.Join(err, db.Close())
+	}
+	return sealed.New(db.Catalog(), key), db.Close, nil
 }
 
 // serveStored runs a node, or its control plane, on a store.
@@ -164,6 +183,10 @@ func (n *node) layers(ctx context.Context) ([]layer, error) {
 	if err != nil {
 		return nil, err
 	}
+	accounts, err := n.accounts()
+	if err != nil {
+		return nil, err
+	}
 	control := n.control(urls)
 	var keeper *provision.Keeper // which asks the assigner, which tells it
 	var view *catalog.View       // as well
@@ -200,6 +223,7 @@ func (n *node) layers(ctx context.Context) ([]layer, error) {
 	}
 	back.door.server = server
 	return append(back.layers,
+		accounts,
 		layer{"assignment", assigner.Run},
 		layer{"provisioned concurrency", keeper.Run},
 		n.restarted("catalog view", maxViewPause, view.Run),
@@ -400,6 +424,11 @@ func (i invoker) Invoke(ctx context.Context, t frontend.Target, inv kiln.Invocat
 // Check implements frontend.Invoker.
 func (i invoker) Check(ctx context.Context, t frontend.Target) error {
 	return i.service.Check(ctx, invoke.Target(t))
+}
+
+// Allows implements frontend.Invoker.
+func (i invoker) Allows(ctx context.Context, t frontend.Target, a kiln.Access) bool {
+	return i.service.Allows(ctx, invoke.Target(t), a)
 }
 
 // restarted runs a part again when it fails, until ctx ends: the rest of the node serves from what it has meanwhile. The pause

@@ -36,10 +36,12 @@ const (
 	roleWorker  = "worker"
 )
 
-// The sockets of the control plane, below the data directory: one for the catalog, one for the operations that change it.
+// The sockets of the control plane, below the data directory: one for the catalog, one for the operations that change it, one for who manages
+// accounts.
 const (
 	catalogSocket    = "catalog.sock"
 	operationsSocket = "operations.sock"
+	accountsSocket   = "accounts.sock"
 )
 
 const (
@@ -117,10 +119,15 @@ func (n *node) serveControl(ctx context.Context) error {
 		_ = records.Close() // nothing was said over it
 		return err
 	}
+	accounts, err := n.accounts()
+	if err != nil {
+		return err
+	}
 	c := n.newControl(urls)
 	fmt.Printf("control plane in %s\n", n.data)
 	return runLayers(ctx,
 		n.restarted("control plane", maxPause, c.Run),
+		accounts,
 		layer{"catalog", catalogremote.NewServer(records, n.store, c.Provisioned, n.log).Run},
 		layer{"operations", apiremote.NewServer(operations, c.Handlers(), n.log).Run},
 	)

@@ -31,6 +31,7 @@ type options struct {
 	admin     string
 	endpoint  string
 	data      string
+	masterKey string
 	region    string
 	auth      string
 	logFormat string
@@ -56,6 +57,8 @@ type options struct {
 	startsPer time.Duration
 	first     account.Choice
 	path      []string
+	// sandboxes makes the engine.
+	sandboxes newEngine
 }
 
 // minLife is the least that an environment may be idle and live: with less, starting would be all that a node does.
@@ -72,8 +75,8 @@ const (
 	egressInternet = "internet"
 )
 
-func serveCommand() *cobra.Command {
-	var o options
+func serveCommand(sandboxes newEngine) *cobra.Command {
+	o := options{sandboxes: sandboxes}
 	c := &cobra.Command{
 		Use: "serve", Short: "Run a node", Args: cobra.NoArgs,
 		Long: "Run a node, with all roles or with one, until SIGTERM or Ctrl-C.\n\n" +
@@ -112,6 +115,7 @@ func serveCommand() *cobra.Command {
 	f.StringVar(&o.admin, "admin", "127.0.0.1:9601", "address of /metrics and /healthz, where nobody is authenticated; empty means none")
 	f.StringVar(&o.endpoint, "endpoint", "", "`URL` under which clients reach the API, for the URLs in answers; empty means the address it listens on")
 	f.StringVar(&o.data, "data", "/var/lib/kiln", "directory of everything that is kept")
+	f.StringVar(&o.masterKey, "master-key", "", masterKeyUsage)
 	f.StringVar(&o.region, "region", "us-east-1", "AWS region that the node answers for")
 	f.StringVar(&o.auth, "auth", authSigV4, "sigv4, or none, which only a loopback address allows")
 	f.StringVar(&o.logFormat, "log-format", "text", "form of the log on standard error: text or json")
