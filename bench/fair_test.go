@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -117,20 +118,26 @@ func (f *fairness) awaitCrowd() {
 }
 
 // waiting is how many invocations wait for room.
-func (f *fairness) waiting() int {
-	res, err := http.Get(f.n.Metrics())
+func (f *fairness) waiting() int { return metric(f.b, f.n, "kiln_queue_waiting") }
+
+// metric is what a node's metrics say of a series, which is a whole number; 0 if there is none.
+func metric(b *testing.B, n *kilntest.Node, series string) int {
+	res, err := http.Get(n.Metrics())
 	if err != nil {
-		f.b.Fatal(err)
+		b.Fatal(err)
 	}
 	defer res.Body.Close()
 	text, err := io.ReadAll(res.Body)
 	if err != nil {
-		f.b.Fatal(err)
+		b.Fatal(err)
 	}
 	for line := range strings.Lines(string(text)) {
-		var n int
-		if _, err := fmt.Sscanf(line, "kiln_queue_waiting %d", &n); err == nil {
-			return n
+		if value, ok := strings.CutPrefix(line, series+" "); ok {
+			v, err := strconv.ParseFloat(strings.TrimSpace(value), 64)
+			if err != nil {
+				b.Fatal(err)
+			}
+			return int(v)
 		}
 	}
 	return 0

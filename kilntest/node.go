@@ -46,11 +46,14 @@ type Node struct {
 	// Dir is the data directory. It outlives the process, so that a test can start another node on it.
 	Dir string
 
-	t    testing.TB
-	args []string
-	cmd  *exec.Cmd
-	wait func() error
-	out  *transcript
+	t testing.TB
+	// program is the path of what runs, and env what is added to its environment.
+	program string
+	env     []string
+	args    []string
+	cmd     *exec.Cmd
+	wait    func() error
+	out     *transcript
 	// host is the process that runs functions, nil if it is this one.
 	host *Node
 }
@@ -59,13 +62,18 @@ type Node struct {
 // that cannot run sandboxes.
 func Start(t testing.TB, args ...string) *Node {
 	t.Helper()
-	if os.Getuid() != 0 {
-		t.Skip("sandboxes need root")
-	}
-	n := &Node{t: t, Dir: t.TempDir(), args: args}
+	needRoot(t)
+	n := &Node{t: t, Dir: t.TempDir(), program: Binary(t), args: args}
 	n.Restart()
 	t.Cleanup(n.Stop)
 	return n
+}
+
+func needRoot(t testing.TB) {
+	t.Helper()
+	if os.Getuid() != 0 {
+		t.Skip("sandboxes need root")
+	}
 }
 
 // Roles is a node as several processes. Its Data alone has an Endpoint.
@@ -78,9 +86,12 @@ type Roles struct {
 // all.
 func StartRoles(t testing.TB, workers int, args ...string) *Roles {
 	t.Helper()
-	if os.Getuid() != 0 {
-		t.Skip("sandboxes need root")
-	}
+	needRoot(t)
+	return startRoles(t, workers, Binary(t), nil, args)
+}
+
+func startRoles(t testing.TB, workers int, program string, env, args []string) *Roles {
+	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -89,7 +100,7 @@ func StartRoles(t testing.TB, workers int, args ...string) *Roles {
 	l.Close() // the node takes its place
 	dir := t.TempDir()
 	start := func(role ...string) *Node {
-		n := &Node{t: t, Dir: dir, args: append(role, args...)}
+		n := &Node{t: t, Dir: dir, program: program, env: env, args: append(role, args...)}
 		n.Restart()
 		t.Cleanup(n.Stop)
 		return n
@@ -141,8 +152,8 @@ func (n *Node) Restart() {
 	args := append([]string{
 		"serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--data", n.Dir, "--region", Region, "--egress", "none",
 	}, n.args...)
-	cmd := exec.Command(Binary(n.t), args...)
-	cmd.Env = append(os.Environ(), "KILN_ACCOUNT_ID="+Account, "KILN_ACCESS_KEY_ID="+AccessKey, "KILN_SECRET_ACCESS_KEY="+Secret)
+	cmd := exec.Command(n.program, args...)
+	cmd.Env = append(append(os.Environ(), n.env...), "KILN_ACCOUNT_ID="+Account, "KILN_ACCESS_KEY_ID="+AccessKey, "KILN_SECRET_ACCESS_KEY="+Secret)
 	n.out = newTranscript()
 	cmd.Stdout, cmd.Stderr = n.out, n.out
 	if err := cmd.Start(); err != nil {
