@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"net"
 	"os"
+	"path/filepath"
 	"syscall"
 )
 
@@ -20,7 +21,12 @@ func Listen(path string) (*net.UnixListener, error) {
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("replace socket: %w", err)
 	}
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	name, done, err := short(path)
+	if err != nil {
+		return nil, fmt.Errorf("listen on socket: %w", err)
+	}
+	defer done()
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: name, Net: "unix"})
 	if err != nil {
 		return nil, fmt.Errorf("listen on socket: %w", err)
 	}
@@ -32,7 +38,12 @@ func Listen(path string) (*net.UnixListener, error) {
 
 // Dial connects to the socket at path. It fails at once if nobody listens there, and with ErrStranger if who does is another user.
 func Dial(ctx context.Context, path string) (*net.UnixConn, error) {
-	conn, err := new(net.Dialer).DialContext(ctx, "unix", path)
+	name, done, err := short(path)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	conn, err := new(net.Dialer).DialContext(ctx, "unix", name)
 	if err != nil {
 		return nil, err
 	}
@@ -41,6 +52,22 @@ func Dial(ctx context.Context, path string) (*net.UnixConn, error) {
 		return nil, errors.Join(err, c.Close())
 	}
 	return c, nil
+}
+
+// maxPath is how long the name of a socket may be, in bytes: unix(7).
+const maxPath = 107
+
+// short returns a name by which the socket at path can be bound or connected to until done is called, whatever the length of path. A socket
+// that is bound by another name than its path stays when its listener is closed, until the next one takes its place.
+func short(path string) (name string, done func(), err error) {
+	if len(path) <= maxPath {
+		return path, func() {}, nil
+	}
+	dir, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return "", nil, err
+	}
+	return fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), filepath.Base(path)), func() { dir.Close() }, nil
 }
 
 // Check returns an error, which wraps ErrStranger, unless the other end of c was made by this process's user.

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -25,6 +26,31 @@ func socket(t *testing.T) string {
 		t.Fatal(err)
 	}
 	return filepath.Join(dir, "socket")
+}
+
+func TestASocketMayHaveALongPath(t *testing.T) {
+	path := filepath.Join(filepath.Dir(socket(t)), strings.Repeat("long", 50), "socket")
+	if err := os.Mkdir(filepath.Dir(path), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		l, err := local.Listen(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		conn, err := local.Dial(t.Context(), path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		conn.Close()
+		l.Close()
+		if _, err := local.Dial(t.Context(), path); !errors.Is(err, syscall.ECONNREFUSED) {
+			t.Errorf("after its end: %v", err)
+		}
+	}
+	if _, err := local.Dial(t.Context(), filepath.Join(filepath.Dir(path), "none", "socket")); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a socket in no directory: %v", err)
+	}
 }
 
 func TestASocketIsItsUsersAlone(t *testing.T) {
