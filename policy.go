@@ -82,7 +82,7 @@ func (s *Permission) names(a Access) bool {
 	if a.Service != "" {
 		return s.Principal == a.Service
 	}
-	if a.Role != "" && s.Principal == a.Role {
+	if s.Principal == a.Role && strings.Contains(a.Role, "::"+string(a.Account)+":") {
 		return true
 	}
 	return AccountID(s.Principal) == a.Account || s.Principal == "arn:aws:iam::"+string(a.Account)+":root"

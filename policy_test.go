@@ -25,6 +25,8 @@ func TestAPolicyAllowsWhatAStatementNames(t *testing.T) {
 		"the account's role":      {Permission{Action: invoke, Principal: "222222222222"}, asRole, true},
 		"role":                    {Permission{Action: invoke, Principal: role}, asRole, true},
 		"only the role":           {Permission{Action: invoke, Principal: role}, other, false},
+		"another account's role":  {Permission{Action: invoke, Principal: role}, Access{Action: invoke, Account: "333333333333", Role: role}, false},
+		"no role":                 {Permission{Action: invoke, Principal: ""}, other, false},
 		"everybody":               {Permission{Action: invoke, Principal: Everybody}, other, true},
 		"another action":          {Permission{Action: "lambda:GetFunction", Principal: Everybody}, other, false},
 		"every action":            {Permission{Action: "lambda:*", Principal: Everybody}, other, true},

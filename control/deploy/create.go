@@ -3,6 +3,7 @@ package deploy
 import (
 	"context"
 	"errors"
+	"strings"
 
 	"kiln"
 	"kiln/api"
@@ -103,7 +104,19 @@ func (s *Service) readCreate(ctx context.Context, c api.Caller, in *api.CreateFu
 		v.Length("functionName", string(r.Name), 1, maxName)
 		return ref.Ref{}, kiln.Errorf(kiln.InvalidParameterValue, "%s", v.Message())
 	}
-	return r, wholeFunction(r)
+	if err := wholeFunction(r); err != nil {
+		return ref.Ref{}, err
+	}
+	return r, checkRole(r.Account, in.Role)
+}
+
+// checkRole returns AWS's error if an account must not give its functions a role, because that is another account's: whoever trusts the role
+// would trust them. Nil is right.
+func checkRole(a kiln.AccountID, role *string) error {
+	if role == nil || strings.Contains(*role, ":iam::"+string(a)+":role") {
+		return nil
+	}
+	return kiln.Errorf(kiln.AccessDenied, "Cross-account pass role is not allowed.")
 }
 
 // newConfig returns the configuration of a new function, without its code and its layers.

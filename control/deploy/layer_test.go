@@ -21,6 +21,11 @@ const (
 	layerARN string         = "arn:aws:lambda:us-east-1:123456789012:layer:"
 )
 
+// byOther gives a function a role of the account other.
+func byOther(in *api.CreateFunctionRequest) {
+	in.Role = new("arn:aws:iam::999999999999:role/lambda-role")
+}
+
 func (n *node) publishLayer(name string, zip []byte, edit ...func(*api.PublishLayerVersionRequest)) (*api.PublishLayerVersionResponse, error) {
 	n.Helper()
 	in := api.PublishLayerVersionRequest{LayerName: &name, Content: &api.LayerVersionContentInput{ZipFile: zip}}
@@ -326,7 +331,7 @@ func TestALayersPolicyLetsOthersUseIt(t *testing.T) {
 		denied := "User: arn:aws:iam::999999999999:root is not authorized to perform: lambda:GetLayerVersion on resource: " + layerARN + "l:1 " +
 			"because no resource-based policy allows the lambda:GetLayerVersion action"
 		use := func() error {
-			in := createRequest("f", withLayers(layerARN+"l:1"))
+			in := createRequest("f", withLayers(layerARN+"l:1"), byOther)
 			_, err := callAs[api.CreateFunctionRequest, api.FunctionConfiguration](n, other, api.CreateFunction, in)
 			return err
 		}
@@ -492,7 +497,7 @@ func TestAFunctionKeepsTheContentOfADeletedLayer(t *testing.T) {
 		_ = must(n.publishLayer("l", content))
 		_ = must(n.allow(account, "l", string(other)))
 		_ = must(n.create("mine", withLayers(layerARN+"l:1"), withPublish))
-		in := createRequest("theirs", withLayers(layerARN+"l:1"))
+		in := createRequest("theirs", withLayers(layerARN+"l:1"), byOther)
 		_ = must(callAs[api.CreateFunctionRequest, api.FunctionConfiguration](n, other, api.CreateFunction, in))
 		n.settleDown()
 		if err := n.deleteLayer("l", 1); err != nil {

@@ -104,3 +104,16 @@ func (n *node) dump() string {
 	}
 	return all.String()
 }
+
+func TestAFunctionHasARoleOfItsOwnAccount(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNode(t)
+		const foreign = "arn:aws:iam::999999999999:role/r"
+		_, err := n.create("f", func(in *api.CreateFunctionRequest) { in.Role = new(foreign) })
+		n.wantError(err, kiln.AccessDenied, "Cross-account pass role is not allowed.")
+		_ = must(n.create("f"))
+		n.settleDown()
+		_, err = n.configure(api.UpdateFunctionConfigurationRequest{FunctionName: new("f"), Role: new(foreign)})
+		n.wantError(err, kiln.AccessDenied, "Cross-account pass role is not allowed.")
+	})
+}

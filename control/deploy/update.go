@@ -28,6 +28,9 @@ func (s *Service) updateFunctionConfiguration(ctx context.Context, c api.Caller,
 	if err != nil {
 		return nil, err
 	}
+	if err := checkRole(r.Account, in.Role); err != nil {
+		return nil, err
+	}
 	var updated kiln.Version
 	err = s.withLayers(ctx, r.Account, in.Layers, func(layers []kiln.Layer) error {
 		given.resolved = layers
