@@ -96,6 +96,37 @@ type Store struct {
 
 var _ catalog.Store = (*Store)(nil)
 
+// markKey is of a record by which a store knows its master key. Its account is no matter: each can be derived a key for.
+const markKey = catalog.Key("000000000000/node/master-key")
+
+// ErrOtherKey is returned by Open for a master key that is not the one with which a store was written.
+var ErrOtherKey = errors.New("the store was written with another master key")
+
+// Open returns a Store on another one, with the master key in the file at path. The key is made if there is none and nothing has been stored
+// with one.
+func Open(ctx context.Context, inner catalog.Store, path string) (*Store, error) {
+	mark, err := inner.Get(ctx, markKey)
+	if err != nil {
+		return nil, fmt.Errorf("look for master key: %w", err)
+	}
+	if _, err := os.Stat(path); mark.Revision != 0 && err != nil {
+		return nil, fmt.Errorf("master key, with which the store was written: %w", err)
+	}
+	master, err := OpenMasterKey(path)
+	if err != nil {
+		return nil, err
+	}
+	s := New(inner, master)
+	if mark.Revision == 0 {
+		_, err := s.Commit(ctx, catalog.Change{Key: markKey, Value: []byte("{}")})
+		return s, err
+	}
+	if _, err := s.open(mark); err != nil {
+		return nil, fmt.Errorf("%s: %w", path, ErrOtherKey)
+	}
+	return s, nil
+}
+
 // New returns a Store on another one.
 func New(inner catalog.Store, master *MasterKey) *Store {
 	return &Store{inner: inner, master: master, keys: make(map[kiln.AccountID]tink.AEAD)}
@@ -124,12 +155,12 @@ func (s *Store) List(ctx context.Context, prefix, after catalog.Key, limit int) 
 	return records, nil
 }
 
-// Watch implements catalog.Source.
+// Watch implements catalog.Source. A value that cannot be opened comes as it is stored, which nobody can read: one broken record must not cost
+// a watcher all others.
 func (s *Store) Watch(ctx context.Context, prefix catalog.Key, fn func(catalog.Event) error) error {
 	return s.inner.Watch(ctx, prefix, func(e catalog.Event) error {
-		var err error
-		if e.Record, err = s.open(e.Record); err != nil {
-			return err
+		if r, err := s.open(e.Record); err == nil {
+			e.Record = r
 		}
 		return fn(e)
 	})
@@ -137,9 +168,9 @@ func (s *Store) Watch(ctx context.Context, prefix catalog.Key, fn func(catalog.E
 
 // Commit implements catalog.Store.
 func (s *Store) Commit(ctx context.Context, changes ...catalog.Change) (catalog.Revision, error) {
-	sealed := make([]catalog.Change, len(changes))
+	all := make([]catalog.Change, len(changes))
 	for i, c := range changes {
-		sealed[i] = c
+		all[i] = c
 		if c.Value == nil {
 			continue
 		}
@@ -147,9 +178,9 @@ func (s *Store) Commit(ctx context.Context, changes ...catalog.Change) (catalog.
 		if err != nil {
 			return 0, fmt.Errorf("%w: seal %s: %w", catalog.ErrRefused, c.Key, err)
 		}
-		sealed[i].Value = value
+		all[i].Value = value
 	}
-	return s.inner.Commit(ctx, sealed...)
+	return s.inner.Commit(ctx, all...)
 }
 
 func (s *Store) seal(k catalog.Key, value []byte) ([]byte, error) {

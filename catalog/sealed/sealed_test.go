@@ -3,6 +3,8 @@ package sealed_test
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -83,17 +85,52 @@ func TestAValueIsGoodUnderItsKeyOnly(t *testing.T) {
 	}
 }
 
+func TestABrokenValueDoesNotCostAWatcherTheOthers(t *testing.T) {
+	inner := catalogtest.NewMemory()
+	s := sealed.New(inner, masterKey(t, filepath.Join(t.TempDir(), "key")))
+	commit(t, inner, catalog.Change{Key: catalog.FunctionKey("111111111111", "broken"), Value: []byte{1, 2, 3}})
+	commit(t, s, catalog.Change{Key: catalog.FunctionKey("111111111111", "f"), Value: value(secret)})
+	var seen []string
+	enough := errors.New("enough")
+	err := s.Watch(t.Context(), "", func(e catalog.Event) error {
+		if e.Synced {
+			return enough
+		}
+		seen = append(seen, string(e.Value))
+		return nil
+	})
+	if !errors.Is(err, enough) || len(seen) != 2 || seen[0] != "\x01\x02\x03" || seen[1] != string(value(secret)) {
+		t.Errorf("it sees %q, %v", seen, err)
+	}
+}
+
 func TestItTakesTheMasterKey(t *testing.T) {
 	inner, dir := catalogtest.NewMemory(), t.TempDir()
+	open := func(name string) (*sealed.Store, error) {
+		return sealed.Open(t.Context(), inner, filepath.Join(dir, name))
+	}
 	f := catalog.FunctionKey("111111111111", "f")
-	commit(t, sealed.New(inner, masterKey(t, filepath.Join(dir, "key"))), catalog.Change{Key: f, Value: value(secret)})
-	again := sealed.New(inner, masterKey(t, filepath.Join(dir, "key")))
+	first, err := open("key")
+	if err != nil {
+		t.Fatal(err)
+	}
+	commit(t, first, catalog.Change{Key: f, Value: value(secret)})
+	again, err := open("key")
+	if err != nil {
+		t.Fatal(err)
+	}
 	if r, err := again.Get(t.Context(), f); err != nil || !strings.Contains(string(r.Value), secret) {
 		t.Errorf("with the same master key: %q, %v", r.Value, err)
 	}
-	other := sealed.New(inner, masterKey(t, filepath.Join(dir, "other")))
-	if r, err := other.Get(t.Context(), f); err == nil || strings.Contains(string(r.Value), secret) {
-		t.Errorf("with another: %q, %v", r.Value, err)
+	if _, err := open("none"); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("without one: %v", err)
+	}
+	masterKey(t, filepath.Join(dir, "other"))
+	if _, err := open("other"); !errors.Is(err, sealed.ErrOtherKey) {
+		t.Errorf("with another: %v", err)
+	}
+	if r, err := sealed.New(inner, masterKey(t, filepath.Join(dir, "other"))).Get(t.Context(), f); err == nil {
+		t.Errorf("with another it is read as %q", r.Value)
 	}
 }
 

@@ -126,7 +126,7 @@ func openAccounts(ctx context.Context, data, master string) (m accountManager, e
 	if _, err := os.Stat(filepath.Join(data, storeDir)); err != nil {
 		return nil, nil, fmt.Errorf("no node has kept anything in %s yet: %w", data, err)
 	}
-	store, end, err := openStore(data, master, slog.New(slog.DiscardHandler))
+	store, end, err := openStore(ctx, data, master, slog.New(slog.DiscardHandler))
 	if err != nil {
 		return nil, nil, err
 	}
