@@ -86,6 +86,8 @@ const (
 	ReservedConcurrencyExceeded = "ReservedFunctionConcurrentInvocationLimitExceeded"
 	// RateExceeded: the functions without a reservation are called too often, or one of them grows too fast.
 	RateExceeded = "FunctionInvocationRateLimitExceeded"
+	// CallerRateExceeded: the account calls other operations than invocations too often.
+	CallerRateExceeded = "CallerRateLimitExceeded"
 	// ReservedRateExceeded: a function with a reservation is called too often, or grows too fast.
 	ReservedRateExceeded = "ReservedFunctionInvocationRateLimitExceeded"
 )

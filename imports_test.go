@@ -27,6 +27,7 @@ var only = map[string][]string{
 	"github.com/aws/aws-lambda-go":   {"examples/go", "bench"},
 	"github.com/google/uuid":         {"frontend", "cmd/kiln", "control"},
 	"github.com/tink-crypto/tink-go": {"catalog/sealed"},
+	"golang.org/x/time":              {"frontend"},
 	"github.com/google/nftables":     {"worker/network", "kilntest"},
 	"github.com/vishvananda":         {"worker/network", "kilntest"},
 	"kiln/cmd":                       {},

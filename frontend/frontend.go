@@ -54,9 +54,14 @@ type Config struct {
 	Abandon func()
 	// MaxConnections bounds the open connections: 16,384. Further ones wait in the kernel to be accepted.
 	MaxConnections int
+	// Requests is how many requests a second an account may make other than invocations: 200. So many as it may in 10 s it may make at once.
+	Requests int
 	// MaxBodyMemory bounds the bytes of all request bodies held at once: 1 GiB. A request beyond it answers 503.
 	MaxBodyMemory int64
 }
+
+// DefaultRequests is Config.Requests unless another number is given: more than AWS's, of a whole account, which deployment tools keep to.
+const DefaultRequests = 200
 
 // Validate returns every fault of c, joined.
 func (c *Config) Validate() error {
@@ -88,6 +93,7 @@ func (c Config) withDefaults() Config {
 	c.IdleTimeout = orDefault(c.IdleTimeout, 2*time.Minute)
 	c.DrainTimeout = orDefault(c.DrainTimeout, 30*time.Second)
 	c.MaxConnections = orDefault(c.MaxConnections, 16<<10)
+	c.Requests = orDefault(c.Requests, DefaultRequests)
 	c.MaxBodyMemory = orDefault(c.MaxBodyMemory, 1<<30)
 	return c
 }
@@ -122,6 +128,7 @@ type Server struct {
 	bodies   *semaphore.Weighted
 	flight   *flight
 	inner    *handover
+	rates    *rates
 	// sts verifies requests to Security Token Service, nil if nobody is authenticated.
 	sts *sigv4.Verifier
 }
@@ -141,6 +148,7 @@ func New(cfg Config) (*Server, error) {
 		origins:  http.NewCrossOriginProtection(),
 		flight:   newFlight(),
 		inner:    newHandover(),
+		rates:    newRates(cfg.Requests),
 		bodies:   semaphore.NewWeighted(cfg.MaxBodyMemory),
 	}
 	if cfg.Verifier != nil {

@@ -112,6 +112,9 @@ func (s *Server) operate(w http.ResponseWriter, r *http.Request) (restjson.Respo
 	if !ok {
 		return restjson.Response{}, kiln.Errorf(kiln.NotImplemented, "kiln does not implement the operation %s", op.Name)
 	}
+	if err := s.rates.admit(time.Now(), caller.Account, op); err != nil {
+		return restjson.Response{}, err
+	}
 	in, err := s.codec.Decode(match, r.Header, body.bytes)
 	if err != nil {
 		return restjson.Response{}, err

@@ -81,7 +81,7 @@ func serve(ctx context.Context, o options, log *slog.Logger) error {
 	case roleWorker:
 		return n.serveWorker(ctx)
 	}
-	store, end, err := openStore(o.data, o.masterKey, log)
+	store, end, err := openStore(ctx, o.data, o.masterKey, log)
 	if err != nil {
 		return err
 	}
@@ -89,16 +89,16 @@ func serve(ctx context.Context, o options, log *slog.Logger) error {
 }
 
 // openStore opens the store in a data directory, which end closes. master is the path of the master key, "" for that in the directory.
-func openStore(data, master string, log *slog.Logger) (store catalog.Store, end func() error, err error) {
+func openStore(ctx context.Context, data, master string, log *slog.Logger) (store catalog.Store, end func() error, err error) {
 	db, err := pebblestore.Open(filepath.Join(data, storeDir), pebblestore.Options{Logger: log})
 	if err != nil {
 		return nil, nil, err
 	}
-	key, err := sealed.OpenMasterKey(cmp.Or(master, filepath.Join(data, masterKeyFile)))
+	store, err = sealed.Open(ctx, db.Catalog(), cmp.Or(master, filepath.Join(data, masterKeyFile)))
 	if err != nil {
 		return nil, nil, errors.Join(err, db.Close())
 	}
-	return sealed.New(db.Catalog(), key), db.Close, nil
+	return store, db.Close, nil
 }
 
 // serveStored runs a node, or its control plane, on a store.
@@ -216,7 +216,7 @@ func (n *node) layers(ctx context.Context) ([]layer, error) {
 	server, err := frontend.New(frontend.Config{
 		Listener: n.listener, Handlers: append(control.handlers, frontend.InvokeHandler(kiln.Region(n.region), invoker)),
 		Verifier: n.verifier(view, back.lookup), Account: n.account, Code: n.blobs, CodeURL: urls,
-		Abandon: back.abandon, DrainTimeout: n.drain, Log: n.log,
+		Requests: n.requests, Abandon: back.abandon, DrainTimeout: n.drain, Log: n.log,
 	})
 	if err != nil {
 		return nil, err

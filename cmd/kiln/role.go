@@ -65,6 +65,9 @@ func (o *options) validateRole() []error {
 	if _, port, _ := net.SplitHostPort(o.listen); o.role == roleControl && o.endpoint == "" && port == "0" {
 		faults = append(faults, errors.New("--role control: URLs of code need the port of the data role's --listen, or --endpoint"))
 	}
+	if (o.role == roleData || o.role == roleWorker) && o.masterKey != "" {
+		faults = append(faults, errors.New("--master-key: the store is the control role's"))
+	}
 	if o.role == roleData && o.auth == authNone {
 		faults = append(faults, errors.New("--role data: only --auth sigv4 tells whose requests are"))
 	}

@@ -16,6 +16,7 @@ import (
 
 	"kiln"
 	"kiln/control/account"
+	"kiln/frontend"
 	"kiln/invoke/assignment"
 	"kiln/pebblestore"
 	"kiln/worker/network"
@@ -49,6 +50,8 @@ type options struct {
 	queue     int
 	queueWait time.Duration
 	drain     time.Duration
+	// requests is how many an account may make in a second other than invocations.
+	requests int
 	// concurrency is for accounts that accounts, ACCOUNT=N, does not name.
 	concurrency int
 	accounts    []string
@@ -63,6 +66,9 @@ type options struct {
 
 // minLife is the least that an environment may be idle and live: with less, starting would be all that a node does.
 const minLife = time.Second
+
+// maxRequests is more than a machine can answer.
+const maxRequests = 1_000_000
 
 // minWait is about what it takes to end one environment and start another.
 const minWait = 100 * time.Millisecond
@@ -129,6 +135,7 @@ func serveCommand(sandboxes newEngine) *cobra.Command {
 	o.concurrencyFlags(c)
 	f.IntVar(&o.queue, "queue", assignment.DefaultMaxWaiting, "how many invocations may wait while there is no memory for their environments")
 	f.DurationVar(&o.queueWait, "queue-wait", assignment.DefaultMaxWait, "how long one may wait before it is refused")
+	f.IntVar(&o.requests, "api-rate", frontend.DefaultRequests, "how many requests a second an account may make other than invocations; ten times as many at once")
 	f.DurationVar(&o.drain, "drain", 30*time.Second, "how long invocations that run at SIGTERM may take")
 	return c
 }
@@ -157,6 +164,9 @@ func (o *options) validate() error {
 	}
 	if o.drain <= 0 {
 		faults = append(faults, fmt.Errorf("--drain %v: want a time above 0", o.drain))
+	}
+	if o.requests < 1 || o.requests > maxRequests {
+		faults = append(faults, fmt.Errorf("--api-rate %d: want 1 to %d", o.requests, maxRequests))
 	}
 	if o.idle != 0 && o.idle < minLife {
 		faults = append(faults, fmt.Errorf("--idle-timeout %v: want 0, or %v or more", o.idle, minLife))

@@ -10,7 +10,7 @@ func TestFlagsAreRefusedInPlainWords(t *testing.T) {
 	good := options{
 		listen: "127.0.0.1:9600", auth: authSigV4, logFormat: "text", drain: time.Second, egress: egressInternet, idle: time.Minute, age: time.Hour,
 		concurrency: 1000, starts: 1000, startsPer: 10 * time.Second,
-		queue: 1, queueWait: time.Second,
+		queue: 1, queueWait: time.Second, requests: 1,
 	}
 	if err := good.validate(); err != nil {
 		t.Fatal(err)
@@ -27,6 +27,7 @@ func TestFlagsAreRefusedInPlainWords(t *testing.T) {
 		"endpoint":          {func(o *options) { o.endpoint = "host:9600" }, "--endpoint"},
 		"log format":        {func(o *options) { o.logFormat = "xml" }, "--log-format"},
 		"drain":             {func(o *options) { o.drain = 0 }, "--drain"},
+		"api rate":          {func(o *options) { o.requests = 0 }, "--api-rate 0"},
 		"idle timeout":      {func(o *options) { o.idle = time.Millisecond }, "--idle-timeout"},
 		"age":               {func(o *options) { o.age = time.Millisecond }, "--max-age"},
 		"queue":             {func(o *options) { o.queue = 0 }, "--queue 0"},
@@ -34,6 +35,7 @@ func TestFlagsAreRefusedInPlainWords(t *testing.T) {
 		"role":              {func(o *options) { o.role = "front" }, "--role front"},
 		"no name":           {func(o *options) { o.role = roleWorker }, "--name"},
 		"no port":           {func(o *options) { o.role, o.listen = roleControl, "127.0.0.1:0" }, "--role control"},
+		"no store":          {func(o *options) { o.role, o.masterKey = roleData, "key" }, "--master-key"},
 		"data for anybody":  {func(o *options) { o.role, o.auth = roleData, authNone }, "--role data"},
 		"memory":            {func(o *options) { o.memoryMB = -1 }, "--memory"},
 		"runtime":           {func(o *options) { o.runtimes = []string{"python3.13"} }, "--runtime"},
