@@ -18,7 +18,7 @@ const moves = 500
 
 // BenchmarkAlias measures how soon an alias that was moved is seen by invocations. Sandboxes are real.
 func BenchmarkAlias(b *testing.B) {
-	n := kilntest.Start(b)
+	n := kilntest.Start(b, "--api-rate", "1000000")
 	name := aws.String("f")
 	n.Deploy(b.Context(), kilntest.Function{Name: *name, Runtime: n.Runtime("python3"), MemoryMB: 1769, Zip: subjects[1].zip(b), Env: map[string]string{"CONTENT": "1"}})
 	c, ctx := n.Client(), b.Context()

@@ -73,17 +73,20 @@ func stopRoles(r *kilntest.Roles) {
 
 // BenchmarkRamp measures how environments of one function become 10,000, at the rate at which AWS lets them.
 func BenchmarkRamp(b *testing.B) {
-	w := table(b, "s after the first of 10,000 callers | environments | allowed")
+	w := table(b, "s after the first of 10,000 callers | environments started | allowed")
 	r, counted := startCrowded(b, time.Minute)
 	c := &crowd{b: b, client: crowdClient(r.Data, crowdLimit)}
 	var ended atomic.Bool
 	var calling sync.WaitGroup
+	begun := time.Now()
 	calling.Go(func() { c.callWhile(crowdLimit, func() bool { return !ended.Load() }) })
 	every := time.NewTicker(admission.DefaultStartsPer)
 	defer every.Stop()
 	for i := 1; (i-1)*admission.DefaultStarts < crowdLimit; i++ {
 		<-every.C
-		fmt.Fprintf(w, "%.0f\t%d\t%d\t\n", (time.Duration(i) * admission.DefaultStartsPer).Seconds(), counted.Started.Load(), min(crowdLimit, (i+1)*admission.DefaultStarts))
+		took, started := time.Since(begun).Seconds(), counted.Started.Load()
+		allowed := admission.DefaultStarts * (1 + took/admission.DefaultStartsPer.Seconds())
+		fmt.Fprintf(w, "%.1f\t%d\t%.0f\t\n", took, started, allowed)
 	}
 	ended.Store(true)
 	calling.Wait()

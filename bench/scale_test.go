@@ -29,7 +29,7 @@ const (
 // BenchmarkScale measures a node with 10 functions, then with 100,000. Sandboxes are real.
 func BenchmarkScale(b *testing.B) {
 	w := table(b, "functions stored | create P50 ms | P99 | list page P50 | P99 | warm P50 | P99 | change seen P50 | P99 | ready after kill -9 s | RSS MB | KB a function")
-	n := kilntest.Start(b)
+	n := kilntest.Start(b, "--api-rate", "1000000") // callers are as fast as the node
 	code := kilntest.Zip(b, map[string]string{"index.py": "import os\ndef handler(event, context):\n    return os.environ.get('SEEN', '')\n"})
 	n.Deploy(b.Context(), kilntest.Function{Name: "seen", Runtime: n.Runtime("python3"), MemoryMB: 1769, Zip: code})
 	n.Deploy(b.Context(), kilntest.Function{Name: "python", Runtime: n.Runtime("python3"), MemoryMB: 1769, Zip: subjects[1].zip(b)})

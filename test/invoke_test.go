@@ -1,6 +1,7 @@
 package test
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -182,6 +183,31 @@ func TestAnUpdateRetiresTheOldCodeAndDisturbsNobody(t *testing.T) {
 	if got := value[string](t, n, "f", `0`); got != "new" {
 		t.Errorf("after the old call: %q", got)
 	}
+}
+
+func TestADeletionLetsWhatRunsFinish(t *testing.T) {
+	n := kilntest.Start(t)
+	n.Deploy(t.Context(), kilntest.Function{Name: "f", Zip: python(t, sleeper)})
+	value[float64](t, n, "f", `0`)
+	var running sync.WaitGroup
+	running.Go(func() {
+		if got := value[float64](t, n, "f", `2`); got != 2 {
+			t.Errorf("what ran answered %v", got)
+		}
+	})
+	awaitMetric(t, n, "kiln_environments state=busy", 1)
+	if _, err := n.Client().DeleteFunction(t.Context(), &lambda.DeleteFunctionInput{FunctionName: aws.String("f")}); err != nil {
+		t.Fatal(err)
+	}
+	await(t, "the node to know of the deletion", func() error {
+		_, err := n.Client().Invoke(t.Context(), &lambda.InvokeInput{FunctionName: aws.String("f"), Payload: []byte(`0`)})
+		if _, ok := errors.AsType[*types.ResourceNotFoundException](err); !ok {
+			return fmt.Errorf("invoked, it answers %v", err)
+		}
+		return nil
+	})
+	running.Wait()
+	awaitMetric(t, n, "kiln_environments_ended_total reason=retired", 1)
 }
 
 func TestPublishedVersionsKeepTheirCode(t *testing.T) {

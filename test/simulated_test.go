@@ -15,12 +15,11 @@ import (
 	"kiln/kilntest"
 )
 
-// TestNoMoreRunThanMay has the sandboxes themselves, which are simulated, count how many invocations run at a time.
-func TestNoMoreRunThanMay(t *testing.T) {
-	const limit, callers = 200, 600
-	n, counted := kilntest.StartSimulated(t, 5*time.Second, "--concurrency", "200", "--memory", "100000", "--pool", "0")
-	n.Deploy(t.Context(), kilntest.Function{Name: "f", MemoryMB: 128, Zip: python(t, echo)})
-	var answered, throttled atomic.Int64
+// herd calls f as so many callers at once and returns how many were answered, and how many throttled for that reason. Nothing else may become of
+// a call.
+func herd(t *testing.T, n *kilntest.Node, callers int, reason types.ThrottleReason) (answered, throttled int64) {
+	t.Helper()
+	var all [2]atomic.Int64
 	var calls sync.WaitGroup
 	for range callers {
 		calls.Go(func() {
@@ -28,19 +27,41 @@ func TestNoMoreRunThanMay(t *testing.T) {
 			refused, isThrottled := errors.AsType[*types.TooManyRequestsException](err)
 			switch {
 			case err == nil && string(out.Payload) == `"x"` && out.FunctionError == nil:
-				answered.Add(1)
-			case isThrottled && refused.Reason == kiln.ConcurrencyExceeded:
-				throttled.Add(1)
+				all[0].Add(1)
+			case isThrottled && refused.Reason == reason:
+				all[1].Add(1)
 			default:
 				t.Errorf("answered %v, %v", out, err)
 			}
 		})
 	}
 	calls.Wait()
+	return all[0].Load(), all[1].Load()
+}
+
+// TestNoMoreRunThanMay has the sandboxes themselves, which are simulated, count how many invocations run at a time.
+func TestNoMoreRunThanMay(t *testing.T) {
+	const limit, callers = 200, 600
+	n, counted := kilntest.StartSimulated(t, 5*time.Second, "--concurrency", "200", "--memory", "100000", "--pool", "0")
+	n.Deploy(t.Context(), kilntest.Function{Name: "f", MemoryMB: 128, Zip: python(t, echo)})
+	answered, throttled := herd(t, n, callers, kiln.ConcurrencyExceeded)
 	if most := counted.Most.Load(); most != limit {
 		t.Errorf("%d ran at a time, where %d of %d callers may", most, limit, callers)
 	}
-	if counted.Invoked.Load() != answered.Load() || answered.Load()+throttled.Load() != callers {
-		t.Errorf("%d callers: %d were executed, %d answered, %d throttled", callers, counted.Invoked.Load(), answered.Load(), throttled.Load())
+	if counted.Invoked.Load() != answered || answered+throttled != callers {
+		t.Errorf("%d callers: %d were executed, %d answered, %d throttled", callers, counted.Invoked.Load(), answered, throttled)
+	}
+}
+
+func TestAHerdIsHeldToTheScalingRate(t *testing.T) {
+	const starts, callers = 50, 300
+	n, counted := kilntest.StartSimulated(t, 2*time.Second, "--scale-starts", "50", "--scale-period", "24h", "--memory", "100000", "--pool", "0")
+	n.Deploy(t.Context(), kilntest.Function{Name: "f", MemoryMB: 128, Zip: python(t, echo)})
+	answered, throttled := herd(t, n, callers, kiln.RateExceeded)
+	if got := counted.Started.Load(); got != starts || answered != starts || answered+throttled != callers {
+		t.Errorf("%d environments were started; %d callers were answered, %d throttled", got, answered, throttled)
+	}
+	if answered, _ := herd(t, n, starts, kiln.RateExceeded); answered != starts {
+		t.Errorf("afterwards %d of %d callers are answered", answered, starts)
 	}
 }
