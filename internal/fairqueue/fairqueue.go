@@ -245,9 +245,9 @@ func (q *Queue[T]) Take(now time.Time, f Flow, of func(T) bool) *Waiter[T] {
 	return nil
 }
 
-// Owes reports whether from has to hand over to another flow what it has had since got, of size units: when it has had its quantum
-// and the other holds nothing, when it is ahead by more than the quantum, both not too soon after the last time, and always when nobody
-// has been short for long.
+// Owes reports whether from has to hand over to another flow what it has had since got, of size units: when it has had its quantum and
+// the other holds nothing, its last one only if it has had a quantum more than the other, or many where others hold more; when it is ahead by more than the quantum; both not
+// too soon after the last time; and always when nobody has been short for long.
 func (q *Queue[T]) Owes(now time.Time, from, to Flow, units float64, got time.Time) bool {
 	if from == to || q.shortage == 0 || q.relaxed(now) {
 		return true
@@ -261,10 +261,35 @@ func (q *Queue[T]) Owes(now time.Time, from, to Flow, units float64, got time.Ti
 
 func (q *Queue[T]) owes(now time.Time, from, to *key[T], units float64, got time.Time) bool {
 	rested := now.Sub(q.handed)
-	if to.ledger.held == 0 {
-		return now.Sub(got) >= q.cfg.Quantum && rested >= q.cfg.Pause/newcomers
+	lead, ahead := q.lead(now, from, to), 2*units*q.cfg.Quantum.Seconds() // one of them for holding one more
+	if to.ledger.held > 0 {
+		return lead > ahead && rested >= q.cfg.Pause
 	}
-	return q.lead(now, from, to) > 2*units*q.cfg.Quantum.Seconds() && rested >= q.cfg.Pause // one of them for holding one more
+	if now.Sub(got) < q.cfg.Quantum || rested < q.cfg.Pause/newcomers {
+		return false
+	}
+	switch {
+	case from.ledger.held > units:
+		return true
+	case q.holdsMore(units):
+		return lead >= patience*ahead // another has more than its last one, and will give up one of them soon
+	}
+	return lead >= ahead
+}
+
+// patience is how many times as far who has only one must be ahead of who has none, where others have more.
+const patience = 8
+
+// holdsMore reports whether a flow holds more than units.
+func (q *Queue[T]) holdsMore(units float64) bool {
+	for _, t := range q.tenants {
+		for _, k := range t.keys {
+			if k.ledger.held > units {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // lead is how far a is ahead of b: their tenants, if those differ.

@@ -159,6 +159,25 @@ func TestWhoHoldsNothingIsServedWhenAnotherHasHadItsQuantum(t *testing.T) {
 	}
 }
 
+func TestWhoHasOneKeepsItWhereOthersHaveMore(t *testing.T) {
+	q := queue(10)
+	q.Short(at(0))
+	q.Hold(at(0), a1, 1)
+	q.Hold(at(0), a2, 3)
+	newcomer := Flow{Tenant: a1.Tenant, Key: "new"}
+	push(t, q, at(60*time.Second), newcomer, "new") // it begins where those are who have had least
+	now := at(63 * time.Second)
+	if q.Owes(now, a1, newcomer, 1, at(0)) {
+		t.Error("who has one owes it to a newcomer soon")
+	}
+	if !q.Owes(at(80*time.Second), a1, newcomer, 1, at(0)) {
+		t.Error("who has one never owes it to a newcomer")
+	}
+	if !q.Owes(now, a2, newcomer, 1, at(0)) {
+		t.Error("who has three owes none of them to a newcomer")
+	}
+}
+
 func TestWhoIsBehindKeepsWhatItHasForItself(t *testing.T) {
 	q := queue(10)
 	q.Short(at(0))
