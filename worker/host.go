@@ -25,6 +25,9 @@ const processorMB = 1769
 // interpreter that starts with 7 % of a processor takes seconds.
 const initCPUs = 2
 
+// spareWeight is the weight of a sandbox that is booted ahead: nobody waits for it, and those beside it have callers.
+const spareWeight = sandbox.UsualWeight / 4
+
 // Code unpacks deployment packages and layers.
 type Code interface {
 	// Acquire returns the directory of the unpacked package, which stays until release is called.
@@ -151,7 +154,8 @@ func (h *Host) BootSpare(ctx context.Context, c runtime.Class) (*environment.Spa
 	spec, process := rt.Spare(h.Root, c)
 	spec.ID = newID()
 	spec.Limits = sandbox.Limits{
-		MemoryBytes: int64(c.MemoryMB) << 20, CPUs: max(1, float64(c.MemoryMB)/processorMB), TmpBytes: runtime.SpareTmpMB << 20,
+		MemoryBytes: int64(c.MemoryMB) << 20, CPUs: max(1, float64(c.MemoryMB)/processorMB), Weight: spareWeight,
+		TmpBytes: runtime.SpareTmpMB << 20,
 	}
 	return environment.Boot(ctx, environment.SpareConfig{Engine: h.Engine, Sandbox: spec, Process: process, API: h.API})
 }

@@ -138,10 +138,10 @@ func (e *echoEngine) Start(_ context.Context, s sandbox.Spec) (sandbox.Sandbox, 
 // say ignores what a peer that has ended causes: the reader of these tests sees the end.
 func say(c net.Conn, h wire.Header, body []byte) { wire.Write(c, h, body) }
 
-func (b *echoBox) Freeze() error         { return nil }
-func (b *echoBox) Thaw() error           { return nil }
-func (b *echoBox) SetCPUs(float64) error { return nil }
-func (b *echoBox) SetMemory(int64) error { return nil }
+func (b *echoBox) Freeze() error              { return nil }
+func (b *echoBox) Thaw() error                { return nil }
+func (b *echoBox) SetCPUs(float64, int) error { return nil }
+func (b *echoBox) SetMemory(int64) error      { return nil }
 func (b *echoBox) Mount(context.Context, string, string) error {
 	return errors.New("an echo shows nothing")
 }

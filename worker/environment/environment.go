@@ -145,11 +145,15 @@ func (e *Environment) conceal() error {
 	return errors.Join(err, e.box.destroy())
 }
 
+// initWeight is the weight of a sandbox until INIT has ended. On a machine whose processors are all busy with what is there already, INIT would
+// otherwise take as many times as long as there are others, and its caller waits; few are under way at a time.
+const initWeight = 8 * sandbox.UsualWeight
+
 // boot makes the box and runs INIT until it ends, initLimit has passed, or the deadline has.
 func (e *Environment) boot(ctx context.Context, deadline time.Time, initLimit time.Duration) error {
 	spec := e.cfg.Sandbox
 	cpus := spec.Limits.CPUs
-	spec.Limits.CPUs = max(cpus, e.cfg.InitCPUs)
+	spec.Limits.CPUs, spec.Limits.Weight = max(cpus, e.cfg.InitCPUs), initWeight
 	failed, err := e.occupy(ctx, spec)
 	if err != nil {
 		return err
@@ -175,10 +179,10 @@ func (e *Environment) boot(ctx context.Context, deadline time.Time, initLimit ti
 	e.cold.timing.Init = time.Since(launched)
 	b.telemetryInitReport(e.cold.timing.Init, e.cold.failed)
 	b.logs.drain()
-	if e.cold.failed != nil || cpus <= 0 || cpus >= spec.Limits.CPUs {
+	if e.cold.failed != nil {
 		return nil
 	}
-	if err := b.SetCPUs(cpus); err != nil && b.alive() {
+	if err := b.SetCPUs(cpus, e.cfg.Sandbox.Limits.Weight); err != nil && b.alive() {
 		return errors.Join(fmt.Errorf("limit processor share: %w", err), b.destroy())
 	}
 	return nil

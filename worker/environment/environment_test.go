@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -86,9 +87,11 @@ type fakeBox struct {
 	mu     sync.Mutex
 	frozen chan bool // receives each change
 	cpus   float64
-	memory int64
-	mounts []string
-	done   chan struct{}
+	// weights are those that it has had, one after the other.
+	weights []int
+	memory  int64
+	mounts  []string
+	done    chan struct{}
 	// crippled and stuck are guarded by mu.
 	crippled, stuck bool
 	exit            sandbox.Exit
@@ -111,7 +114,7 @@ func (e *fakeEngine) Start(_ context.Context, s sandbox.Spec) (sandbox.Sandbox, 
 	if s.Files[7] != nil {
 		g.api = dup(e.t, s.Files[7])
 	}
-	b := &fakeBox{frozen: make(chan bool, 100), cpus: s.Limits.CPUs, done: make(chan struct{}), guest: g}
+	b := &fakeBox{frozen: make(chan bool, 100), cpus: s.Limits.CPUs, weights: []int{s.Limits.Weight}, done: make(chan struct{}), guest: g}
 	g.die, g.cripple = b.die, b.cripple
 	e.boxes = append(e.boxes, b)
 	b.wg.Go(func() {
@@ -164,10 +167,10 @@ func (b *fakeBox) cripple() {
 	defer b.mu.Unlock()
 	b.crippled = true
 }
-func (b *fakeBox) SetCPUs(c float64) error {
+func (b *fakeBox) SetCPUs(c float64, weight int) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.cpus = c
+	b.cpus, b.weights = c, append(b.weights, weight)
 	return nil
 }
 func (b *fakeBox) SetMemory(bytes int64) error {
@@ -394,8 +397,8 @@ func TestTheProcessorShareIsTheFunctionsOwnAfterInit(t *testing.T) {
 	b := f.engine.boxes[0]
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.cpus != 0.5 {
-		t.Errorf("%v processors after INIT", b.cpus)
+	if b.cpus != 0.5 || !slices.Equal(b.weights, []int{initWeight, 0}) {
+		t.Errorf("%v processors after INIT; the weights were %v", b.cpus, b.weights)
 	}
 }
 

@@ -141,7 +141,7 @@ func (s *Spare) furnish(ctx context.Context, mounts []Mount, limits sandbox.Limi
 	if err := s.box.SetMemory(limits.MemoryBytes); err != nil {
 		return fmt.Errorf("limit memory: %w", err)
 	}
-	if err := s.box.SetCPUs(limits.CPUs); err != nil {
+	if err := s.box.SetCPUs(limits.CPUs, limits.Weight); err != nil {
 		return fmt.Errorf("limit processor share: %w", err)
 	}
 	for _, m := range mounts {

@@ -15,7 +15,7 @@ import (
 func inSpare(t *testing.T, adopt bool) func(*Config) {
 	return func(c *Config) {
 		s, err := Boot(t.Context(), SpareConfig{
-			Engine: c.Engine, Sandbox: sandbox.Spec{ID: "spare", Slot: "/slot", Limits: sandbox.Limits{CPUs: 1}},
+			Engine: c.Engine, Sandbox: sandbox.Spec{ID: "spare", Slot: "/slot", Limits: sandbox.Limits{CPUs: 1, Weight: 25}},
 			Process: &wire.Header{Args: []string{"interpreter", "wait"}},
 		})
 		if err != nil {
@@ -34,7 +34,7 @@ func TestASpareSandboxBecomesAFunctions(t *testing.T) {
 		t.Errorf("got %s %+v, reusable %v", res.Payload, res.Timing, reusable)
 	}
 	b := f.engine.boxes[0]
-	if len(f.engine.boxes) != 1 || b.memory != 7<<20 || b.cpus != 0.5 || !slices.Equal(b.mounts, []string{"code=/host/code"}) {
+	if len(f.engine.boxes) != 1 || b.memory != 7<<20 || b.cpus != 0.5 || !slices.Equal(b.weights, []int{25, initWeight, 0}) || !slices.Equal(b.mounts, []string{"code=/host/code"}) {
 		t.Errorf("%d sandboxes; %d bytes, %v processors, mounts %v", len(f.engine.boxes), b.memory, b.cpus, b.mounts)
 	}
 	if s := b.guest.start; !slices.Equal(s.Binds, []wire.Bind{{Source: "/slot/code", Target: "/task"}}) || !s.Adopt {

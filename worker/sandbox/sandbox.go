@@ -27,9 +27,15 @@ type Limits struct {
 	MemoryBytes int64
 	// CPUs is the share of processor time, 1 being one whole processor. 0 means no limit.
 	CPUs float64
+	// Weight is how much of the processors it gets, compared with other sandboxes, while all together want more than there is: 1 to 10,000.
+	// 0 means UsualWeight.
+	Weight int
 	// TmpBytes is the size of /tmp.
 	TmpBytes int64
 }
+
+// UsualWeight is Limits.Weight of sandboxes that are neither more nor less urgent than others.
+const UsualWeight = 100
 
 // Spec describes a sandbox to make.
 type Spec struct {
@@ -73,8 +79,8 @@ type Sandbox interface {
 	Freeze() error
 	// Thaw undoes Freeze. The error for a sandbox that ended while it was frozen wraps ErrEnded.
 	Thaw() error
-	// SetCPUs changes Limits.CPUs.
-	SetCPUs(cpus float64) error
+	// SetCPUs changes Limits.CPUs and Limits.Weight.
+	SetCPUs(cpus float64, weight int) error
 	// SetMemory changes Limits.MemoryBytes.
 	SetMemory(bytes int64) error
 	// Mount makes a directory of the host appear, read-only, in the running sandbox, as name below Spec.Slot. A name may be used

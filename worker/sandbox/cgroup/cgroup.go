@@ -55,6 +55,8 @@ type Limits struct {
 	MemoryBytes int64
 	// CPUs is the share of processor time, 1 being one whole processor; 0 means no limit.
 	CPUs float64
+	// Weight is how much of the processors the group gets, compared with others of its tree, while they want more than there is: 1 to 10,000.
+	Weight int
 	// Tasks is the greatest number of threads.
 	Tasks int
 }
@@ -222,7 +224,7 @@ func (g *Group) limit(l Limits) error {
 	if err := g.SetMemory(l.MemoryBytes); err != nil {
 		return err
 	}
-	if err := g.SetCPUs(l.CPUs); err != nil {
+	if err := g.SetCPUs(l.CPUs, l.Weight); err != nil {
 		return err
 	}
 	return writeBack(g.file("pids", "pids.max"), strconv.Itoa(l.Tasks))
@@ -234,8 +236,11 @@ func (g *Group) SetMemory(bytes int64) error {
 	return g.layout.setMemory(g, (bytes+page-1)/page*page)
 }
 
-// SetCPUs changes Limits.CPUs.
-func (g *Group) SetCPUs(cpus float64) error {
+// SetCPUs changes Limits.CPUs and Limits.Weight.
+func (g *Group) SetCPUs(cpus float64, weight int) error {
+	if err := g.layout.setWeight(g, weight); err != nil {
+		return err
+	}
 	quota := max(minQuota, time.Duration(cpus*float64(cpuPeriod)))
 	if cpus == 0 {
 		quota = 0

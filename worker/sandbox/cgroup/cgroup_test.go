@@ -143,18 +143,18 @@ func TestLimitsAreThoseThatTheKernelHas(t *testing.T) {
 		t.Skipf("this machine lacks control groups: %v", err)
 	}
 	defer tree.Remove()
-	g, err := tree.Create("a", Limits{MemoryBytes: 64<<20 + 1, CPUs: 0.07, Tasks: 50})
+	g, err := tree.Create("a", Limits{MemoryBytes: 64<<20 + 1, CPUs: 0.07, Weight: 100, Tasks: 50})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer g.Remove()
-	if _, err := tree.Create("a", Limits{MemoryBytes: 1 << 20, Tasks: 1}); err == nil {
+	if _, err := tree.Create("a", Limits{MemoryBytes: 1 << 20, Weight: 1, Tasks: 1}); err == nil {
 		t.Error("a second group has the name of the first")
 	}
-	if err := g.SetCPUs(0); err != nil {
+	if err := g.SetCPUs(0, 10_000); err != nil {
 		t.Errorf("no limit of the processor: %v", err)
 	}
-	if err := g.limit(Limits{MemoryBytes: 1 << 20, Tasks: 1 << 40}); err == nil {
+	if err := g.limit(Limits{MemoryBytes: 1 << 20, Weight: 1, Tasks: 1 << 40}); err == nil {
 		t.Error("a limit that the kernel did not take is none to rely on")
 	}
 	for _, bytes := range []int64{8 << 20, 64 << 20, 16 << 20} {
@@ -195,7 +195,7 @@ func TestVersion2SpeaksItsLanguage(t *testing.T) {
 	root := t.TempDir()
 	for name, text := range map[string]string{
 		"cgroup.controllers": "cpuset cpu io memory pids\n", "cgroup.subtree_control": "", "a/memory.max": "", "a/memory.oom.group": "",
-		"a/memory.swap.max": "", "a/cpu.max": "", "a/pids.max": "", "a/memory.current": "4096\n", "a/memory.peak": "8192\n",
+		"a/memory.swap.max": "", "a/cpu.max": "", "a/cpu.weight": "", "a/pids.max": "", "a/memory.current": "4096\n", "a/memory.peak": "8192\n",
 		"a/memory.stat": "anon 1\nactive_file 1024\ninactive_file 512\n", "a/cpu.stat": "usage_usec 1500\nuser_usec 1\n",
 		"a/memory.events": "oom 3\noom_kill 2\n",
 	} {
@@ -211,10 +211,10 @@ func TestVersion2SpeaksItsLanguage(t *testing.T) {
 	if _, missing := g.layout.lacks(); len(missing) > 0 {
 		t.Errorf("it misses %v", missing)
 	}
-	if err := g.limit(Limits{MemoryBytes: 1 << 20, CPUs: 0.5, Tasks: 7}); err != nil {
+	if err := g.limit(Limits{MemoryBytes: 1 << 20, CPUs: 0.5, Weight: 25, Tasks: 7}); err != nil {
 		t.Fatal(err)
 	}
-	for name, want := range map[string]string{"memory.max": "1048576", "memory.oom.group": "1", "memory.swap.max": "0", "cpu.max": "10000 20000", "pids.max": "7"} {
+	for name, want := range map[string]string{"memory.max": "1048576", "memory.oom.group": "1", "memory.swap.max": "0", "cpu.max": "10000 20000", "cpu.weight": "25", "pids.max": "7"} {
 		if text, err := os.ReadFile(filepath.Join(root, "a", name)); err != nil || strings.TrimSpace(string(text)) != want {
 			t.Errorf("%s is %q, %v, want %q", name, text, err, want)
 		}
@@ -253,7 +253,7 @@ func BenchmarkUsage(b *testing.B) {
 				}
 			}()
 			for i := range n {
-				if _, err := tree.Create(fmt.Sprint(i), Limits{MemoryBytes: 1 << 20, Tasks: 1}); err != nil {
+				if _, err := tree.Create(fmt.Sprint(i), Limits{MemoryBytes: 1 << 20, Weight: 1, Tasks: 1}); err != nil {
 					b.Fatal(err)
 				}
 			}

@@ -25,6 +25,8 @@ type layout interface {
 	setMemory(g *Group, bytes int64) error
 	// setQuota takes microseconds; a quota of 0 is none.
 	setQuota(g *Group, quota, period int64) error
+	// setWeight takes 1 to 10,000, 100 being what a group has that none was set of.
+	setWeight(g *Group, weight int) error
 	freeze(g *Group, frozen bool) error
 	frozen(g *Group) (bool, error)
 	memory(g *Group) (Memory, error)
@@ -122,6 +124,11 @@ func (v1) setQuota(g *Group, quota, period int64) error {
 		quota = -1
 	}
 	return writeBack(g.file("cpu", "cpu.cfs_quota_us"), fmt.Sprint(quota))
+}
+
+// setWeight sets what version 1 has as shares, of which a group has 1,024 that none were set of, and not fewer than 2.
+func (v1) setWeight(g *Group, weight int) error {
+	return writeBack(g.file("cpu", "cpu.shares"), fmt.Sprint(max(2, weight*1024/100)))
 }
 
 func (v1) freeze(g *Group, frozen bool) error {
@@ -231,6 +238,10 @@ func (v2) setQuota(g *Group, quota, period int64) error {
 		limit = fmt.Sprint(quota)
 	}
 	return writeBack(g.file("", "cpu.max"), fmt.Sprintf("%s %d", limit, period))
+}
+
+func (v2) setWeight(g *Group, weight int) error {
+	return writeBack(g.file("", "cpu.weight"), fmt.Sprint(weight))
 }
 
 func (v2) freeze(g *Group, frozen bool) error {

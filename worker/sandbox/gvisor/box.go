@@ -2,6 +2,7 @@ package gvisor
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -68,7 +69,7 @@ var _ sandbox.Sandbox = (*box)(nil)
 // newBox makes the control group of a sandbox.
 func newBox(e *Engine, s sandbox.Spec) (*box, error) {
 	group, err := e.tree.Create(s.ID, cgroup.Limits{
-		MemoryBytes: s.Limits.MemoryBytes + allowance, CPUs: s.Limits.CPUs, Tasks: maxTasks,
+		MemoryBytes: s.Limits.MemoryBytes + allowance, CPUs: s.Limits.CPUs, Weight: cmp.Or(s.Limits.Weight, sandbox.UsualWeight), Tasks: maxTasks,
 	})
 	if err != nil {
 		return nil, err
@@ -239,7 +240,9 @@ func isDying(pid int) bool {
 }
 
 // SetCPUs implements sandbox.Sandbox.
-func (b *box) SetCPUs(cpus float64) error { return b.group.SetCPUs(cpus) }
+func (b *box) SetCPUs(cpus float64, weight int) error {
+	return b.group.SetCPUs(cpus, cmp.Or(weight, sandbox.UsualWeight))
+}
 
 // SetMemory implements sandbox.Sandbox.
 func (b *box) SetMemory(bytes int64) error {

@@ -40,6 +40,8 @@ const (
 	// maxTasks bounds the threads of a sandbox's processes on the host. Two for each of the guest's processes and forty for the
 	// guest's kernel are needed: with fewer that kernel panics.
 	maxTasks = 4096
+	// maxWeight is the greatest that version 2 of control groups knows.
+	maxWeight = 10_000
 	// lockTimeout is how long the launcher of a kiln that was killed may take to end its sandboxes.
 	lockTimeout = 30 * time.Second
 	// readyTimeout is how long a launcher may take until it can start sandboxes.
@@ -543,7 +545,7 @@ func (e *Engine) validate(s sandbox.Spec) error {
 	refuse(!validID.MatchString(s.ID), "the name must be 1 to 64 letters, digits, hyphens and underscores")
 	refuse(!isThere(s.Root), "the root %q is no absolute path of something that exists", s.Root)
 	refuse(len(s.Args) == 0, "there is nothing to run")
-	refuse(s.Limits.MemoryBytes <= 0 || s.Limits.TmpBytes <= 0 || s.Limits.CPUs < 0, "the limits %+v are out of range", s.Limits)
+	refuse(s.Limits.MemoryBytes <= 0 || s.Limits.TmpBytes <= 0 || s.Limits.CPUs < 0 || s.Limits.Weight < 0 || s.Limits.Weight > maxWeight, "the limits %+v are out of range", s.Limits)
 	refuse(len(s.Files) >= maxFiles, "%d files are more than %d", len(s.Files), maxFiles-1) // the network's comes with them
 	for d := range s.Files {
 		refuse(d < 3 || d >= maxOpenFiles, "a file cannot be the descriptor %d", d)

@@ -158,7 +158,7 @@ func TestTheProcessorShareHolds(t *testing.T) {
 	g := start(t, e, sandbox.Spec{ID: "share", Root: root(t), Limits: limits()})
 	g.mustDo(t, "spin")
 	for _, share := range []float64{0.5, 0.1} {
-		if err := g.SetCPUs(share); err != nil {
+		if err := g.SetCPUs(share, 0); err != nil {
 			t.Fatal(err)
 		}
 		used := cpuDuring(t, g, time.Second).Seconds()

@@ -198,7 +198,7 @@ func (b *box) Thaw() error {
 }
 
 // SetCPUs implements sandbox.Sandbox.
-func (b *box) SetCPUs(float64) error { return nil }
+func (b *box) SetCPUs(float64, int) error { return nil }
 
 // SetMemory implements sandbox.Sandbox.
 func (b *box) SetMemory(int64) error { return nil }
