@@ -208,8 +208,33 @@ func (s *Service) changePolicy(ctx context.Context, r ref.Ref, revision *string,
 		if n := len(toJSON(f.Policies)); n > maxPolicies {
 			return nil, kiln.Errorf(kiln.PolicyLengthExceeded, "The final size of the function's policies (%d) is bigger than the limit (%d).", n, maxPolicies)
 		}
-		return nil, nil
+		return s.revise(ctx, f, r, p.RevisionID)
 	})
+}
+
+// revise gives what r names of f another revision, that of its policy as on AWS, and returns what to write beside f.
+func (s *Service) revise(ctx context.Context, f *kiln.Function, r ref.Ref, revision string) ([]write, error) {
+	if n, ok := ref.Number(r.Qualifier); ok {
+		v, at, err := s.published(ctx, f, n)
+		if err != nil {
+			return nil, err
+		}
+		if v == nil {
+			return nil, r.NotFound(s.cfg.Region)
+		}
+		v.RevisionID = revision
+		w := versionWrite(*v, f.ID, n)
+		w.at = at
+		return []write{w}, nil
+	}
+	if r.Qualifier == "" {
+		f.Latest.RevisionID = revision
+		return nil, nil
+	}
+	a := f.Aliases[kiln.AliasName(r.Qualifier)]
+	a.RevisionID = revision
+	f.Aliases[kiln.AliasName(r.Qualifier)] = a
+	return nil, nil
 }
 
 // policyRevision returns the revision that the policy of what r names has. One that has no policy has its own, as on AWS. It fails with AWS's

@@ -88,6 +88,9 @@ func TestPoliciesAreGuardedByTheirRevisions(t *testing.T) {
 		n.wantError(err, kiln.PreconditionFailed, stale)
 		own := *n.configuration("f", "1").RevisionId
 		_ = must(n.permit("1", "s", "lambda:*", "*", expecting(own)))
+		if policy, version := *must(n.functionPolicy("1")).RevisionId, *n.configuration("f", "1").RevisionId; policy == own || policy != version {
+			t.Errorf("the policy has revision %s, the version %s, and before %s", policy, version, own)
+		}
 		_, err = n.permit("1", "s2", "lambda:*", "*", expecting(own))
 		n.wantError(err, kiln.PreconditionFailed, stale)
 		revision := *must(n.functionPolicy("1")).RevisionId
@@ -129,6 +132,11 @@ func TestWhatHasAPolicyTakesItAlong(t *testing.T) {
 		_ = must(call[api.CreateAliasRequest, api.AliasConfiguration](n, api.CreateAlias, alias))
 		for _, q := range []string{"", "1", "a"} {
 			_ = must(n.permit(q, "s", "lambda:*", "*"))
+		}
+		latest := *n.configuration("f", "").RevisionId
+		named := *must(call[api.GetAliasRequest, api.AliasConfiguration](n, api.GetAlias, api.GetAliasRequest{FunctionName: new("f"), Name: new("a")})).RevisionId
+		if f, a := *must(n.functionPolicy("")).RevisionId, *must(n.functionPolicy("a")).RevisionId; f != latest || a != named {
+			t.Errorf("the policies have revisions %s and %s, the function %s, the alias %s", f, a, latest, named)
 		}
 		_ = must(call[api.DeleteAliasRequest, api.Unit](n, api.DeleteAlias, api.DeleteAliasRequest{FunctionName: new("f"), Name: new("a")}))
 		_ = must(call[api.CreateAliasRequest, api.AliasConfiguration](n, api.CreateAlias, alias))
