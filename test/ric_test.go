@@ -24,7 +24,7 @@ func ricBuildTime() time.Duration {
 	if os.Getenv("KILN_SOAK") != "" {
 		return 10 * time.Minute
 	}
-	return 90 * time.Second
+	return time.Minute
 }
 
 // ricZip installs AWS's own runtime interface client for Node.js beside the function in testdata/ric and packs both. The test is
