@@ -22,7 +22,9 @@ var ErrLost = errors.New("worker is lost")
 type Client struct {
 	calls *rpc.Client
 	free  atomic.Int64
-	// settling are calls that somebody is told of later.
+	// heard is how many answers have come.
+	heard atomic.Int64
+	// settling are pings, and calls that somebody is told of later.
 	settling sync.WaitGroup
 }
 
@@ -62,7 +64,7 @@ func (c *Client) Run(ctx context.Context, ended fleet.Ended) error {
 }
 
 const (
-	// pingEvery is how often a worker is asked whether it is there, and pingTime how long it may take to say so: callers of one that
+	// pingEvery is how often a worker is asked whether it is there, and pingTime for how long it may say nothing then: callers of one that
 	// hangs are to know within seconds.
 	pingEvery = 500 * time.Millisecond
 	pingTime  = 1500 * time.Millisecond
@@ -78,15 +80,35 @@ func (c *Client) watch(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
-		// To send may block too, so that nothing but time tells.
-		hangs := time.AfterFunc(pingTime, func() { _ = c.calls.Close() })
-		var free int
-		err := c.call(ctx, "Free", Nothing{}, &free)
-		hangs.Stop()
-		if err != nil {
+		if c.ping(ctx) != nil {
 			return
 		}
-		c.free.Store(int64(free))
+	}
+}
+
+// ping asks the worker whether it is there, and closes the connection if nothing comes from it for pingTime. One that has so much to do that it
+// is late with this answer is there, and answers others.
+func (c *Client) ping(ctx context.Context) error {
+	var free int
+	answered := make(chan error, 1)                                             // one value, so that its sender never waits
+	c.settling.Go(func() { answered <- c.call(ctx, "Free", Nothing{}, &free) }) // to send may block too
+	silent := time.NewTicker(pingTime)
+	defer silent.Stop()
+	for heard := c.heard.Load(); ; {
+		select {
+		case err := <-answered:
+			if err == nil {
+				c.free.Store(int64(free))
+			}
+			return err
+		case <-silent.C:
+		}
+		now := c.heard.Load()
+		if now == heard {
+			_ = c.calls.Close() // which ends what was asked
+			return <-answered
+		}
+		heard = now
 	}
 }
 
@@ -104,6 +126,7 @@ func (c *Client) call(ctx context.Context, method string, in, out any) error {
 	call := c.calls.Go(service+"."+method, in, out, make(chan *rpc.Call, 1))
 	select {
 	case <-call.Done:
+		c.heard.Add(1)
 	case <-ctx.Done():
 		return ctx.Err()
 	}

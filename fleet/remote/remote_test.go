@@ -230,6 +230,29 @@ func TestAWorkerThatHangsIsLost(t *testing.T) {
 	close(release)
 }
 
+func TestAWorkerThatIsLateIsNotLost(t *testing.T) {
+	r := newRig(t)
+	id, err := r.client.Start(t.Context(), &kiln.Version{Function: "f"}, fleet.OnDemand)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.invoke = func(fleet.EnvironmentID, kiln.Invocation) (kiln.Result, bool, error) { return kiln.Result{}, true, nil }
+	release := make(chan struct{})
+	answer := sync.OnceFunc(func() { close(release) })
+	t.Cleanup(answer)
+	r.hang.Store(&release)
+	invoke := func() {
+		if _, _, err := r.client.Invoke(t.Context(), id, kiln.Invocation{}); err != nil {
+			t.Fatalf("one that answers others: %v", err)
+		}
+	}
+	for late := time.Now().Add(2 * pingTime); time.Now().Before(late); {
+		invoke()
+	}
+	answer()
+	invoke()
+}
+
 func TestInvocationsThatRunHaveTheirTimeWhenAWorkerEnds(t *testing.T) {
 	r := newRig(t)
 	id, err := r.client.Start(t.Context(), &kiln.Version{Function: "f"}, fleet.OnDemand)
