@@ -47,9 +47,9 @@ func simulate(t testing.TB, d time.Duration) simulation {
 	t.Helper()
 	dir := t.TempDir()
 	program, counted := filepath.Join(dir, "kiln.test"), filepath.Join(dir, "counter")
-	cmd := exec.Command("go", "test", "-c", "-trimpath", "-ldflags", "-s -w", "-o", program, "./cmd/kiln")
+	// With the flags of the tests that run anyway, which leave little to compile.
+	cmd := exec.Command("go", append(append([]string{"test", "-c"}, raceFlags()...), "-o", program, "./cmd/kiln")...)
 	cmd.Dir = Root(t)
-	cmd.Env = append(cmd.Environ(), "CGO_ENABLED=0")
 	if msg, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("build the tests of cmd/kiln: %v\n%s", err, msg)
 	}
