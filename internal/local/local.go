@@ -16,7 +16,8 @@ import (
 var ErrStranger = errors.New("the other end of the socket belongs to another user")
 
 // Listen listens on the socket at path, which only this user may open. A socket that is there is replaced, so the caller must hold
-// what makes it the only process that listens there. The directory must be one in which nobody else may write.
+// what makes it the only process that listens there. The directory must be one in which nobody else may write. A socket whose path is longer
+// than sockets may have stays when its listener is closed, until the next takes its place.
 func Listen(path string) (*net.UnixListener, error) {
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("replace socket: %w", err)
@@ -29,6 +30,9 @@ func Listen(path string) (*net.UnixListener, error) {
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: name, Net: "unix"})
 	if err != nil {
 		return nil, fmt.Errorf("listen on socket: %w", err)
+	}
+	if name != path {
+		l.SetUnlinkOnClose(false) // the name may mean another socket by then
 	}
 	if err := os.Chmod(path, 0o600); err != nil {
 		return nil, errors.Join(fmt.Errorf("close socket to others: %w", err), l.Close())
@@ -57,8 +61,7 @@ func Dial(ctx context.Context, path string) (*net.UnixConn, error) {
 // maxPath is how long the name of a socket may be, in bytes: unix(7).
 const maxPath = 107
 
-// short returns a name by which the socket at path can be bound or connected to until done is called, whatever the length of path. A socket
-// that is bound by another name than its path stays when its listener is closed, until the next one takes its place.
+// short returns a name by which the socket at path can be bound or connected to until done is called, whatever the length of path.
 func short(path string) (name string, done func(), err error) {
 	if len(path) <= maxPath {
 		return path, func() {}, nil
