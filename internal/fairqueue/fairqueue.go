@@ -245,9 +245,9 @@ func (q *Queue[T]) Take(now time.Time, f Flow, of func(T) bool) *Waiter[T] {
 	return nil
 }
 
-// Owes reports whether from has to hand over to another flow what it has had since got, of size units: when it has had its quantum and
-// the other holds nothing, its last one only if it has had a quantum more than the other, or many where others hold more; when it is ahead by more than the quantum; both not
-// too soon after the last time; and always when nobody has been short for long.
+// Owes reports whether from has to hand over to another flow what it has had since got, of size units. When the other holds nothing, it has
+// after a quantum, and its last one if it has had a quantum more than the other, or many where somebody holds more. Otherwise it has when it is
+// ahead by more than the quantum. It never has too soon after the last time, and always when nobody has been short for long.
 func (q *Queue[T]) Owes(now time.Time, from, to Flow, units float64, got time.Time) bool {
 	if from == to || q.shortage == 0 || q.relaxed(now) {
 		return true
