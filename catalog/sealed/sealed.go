@@ -12,7 +12,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"sync"
 
 	"github.com/tink-crypto/tink-go/v2/aead"
@@ -24,6 +23,7 @@ import (
 
 	"kiln"
 	"kiln/catalog"
+	"kiln/internal/wholefile"
 )
 
 // sealedValue begins a value that is encrypted. JSON, which values are that were stored without, begins otherwise.
@@ -32,8 +32,8 @@ const sealedValue = 1
 // MasterKey is what the data keys of accounts are derived from.
 type MasterKey struct{ deriver keyderivation.KeysetDeriver }
 
-// OpenMasterKey reads the master key in the file at path, which it makes if there is none. Who loses the file loses everything that was stored
-// with it.
+// OpenMasterKey reads the master key in the file at path, which it makes if there is none; the caller must be the only one who does. Who loses the
+// file loses everything that was stored with it.
 func OpenMasterKey(path string) (*MasterKey, error) {
 	text, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -53,7 +53,7 @@ func OpenMasterKey(path string) (*MasterKey, error) {
 	return &MasterKey{deriver}, nil
 }
 
-// makeMasterKey writes a new key to path, whole or not at all, and returns what is there then.
+// makeMasterKey writes a new key to path and returns what is there then.
 func makeMasterKey(path string) ([]byte, error) {
 	template, err := keyderivation.CreatePRFBasedKeyTemplate(prf.HKDFSHA256PRFKeyTemplate(), aead.AES256GCMKeyTemplate())
 	if err != nil {
@@ -63,23 +63,11 @@ func makeMasterKey(path string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*") // which nobody else may read
-	if err != nil {
+	var text bytes.Buffer
+	if err := insecurecleartextkeyset.Write(handle, keyset.NewJSONWriter(&text)); err != nil {
 		return nil, err
 	}
-	defer os.Remove(f.Name())
-	err = insecurecleartextkeyset.Write(handle, keyset.NewJSONWriter(f))
-	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return nil, err
-	}
-	if err := os.Link(f.Name(), path); err != nil && !errors.Is(err, fs.ErrExist) {
-		return nil, err
-	}
-	d, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return nil, err
-	}
-	if err := errors.Join(d.Sync(), d.Close()); err != nil {
+	if err := wholefile.Create(path, text.Bytes()); err != nil {
 		return nil, err
 	}
 	return os.ReadFile(path)

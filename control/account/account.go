@@ -8,14 +8,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
-	"os"
 	"path/filepath"
 	"time"
 
 	"kiln"
 	"kiln/catalog"
 	"kiln/internal/constraint"
+	"kiln/internal/wholefile"
 )
 
 // DefaultAccount is the account of a node whose operator chose none.
@@ -150,42 +149,8 @@ func putAbsent(ctx context.Context, store catalog.Store, k catalog.Key, value an
 	return nil
 }
 
-// writeCredentials writes the file that the AWS SDKs read, whole or not at all, if it is missing.
+// writeCredentials writes the file that the AWS SDKs read, if it is missing.
 func writeCredentials(dir string, k catalog.AccessKey) error {
-	path := filepath.Join(dir, CredentialsFile)
-	if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
 	text := fmt.Sprintf("[default]\naws_access_key_id = %s\naws_secret_access_key = %s\n", k.ID, k.Secret)
-	unfinished := path + ".new"
-	if err := os.Remove(unfinished); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	if err := writeSynced(unfinished, text); err != nil {
-		return errors.Join(err, os.Remove(unfinished))
-	}
-	if err := os.Rename(unfinished, path); err != nil {
-		return errors.Join(err, os.Remove(unfinished))
-	}
-	return syncDir(dir)
-}
-
-func writeSynced(path, text string) error {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.WriteString(text)
-	if err == nil {
-		err = f.Sync()
-	}
-	return errors.Join(err, f.Close())
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
+	return wholefile.Create(filepath.Join(dir, CredentialsFile), []byte(text))
 }

@@ -33,25 +33,31 @@ func NewServer(l *net.UnixListener, a *Accounts, log *slog.Logger) *Server { ret
 
 // Run serves until ctx ends, or until the listener fails.
 func (s *Server) Run(ctx context.Context) error {
-	server := rpc.NewServer()
-	if err := server.RegisterName(serviceName, &calls{s.accounts}); err != nil {
-		return err
-	}
-	return local.Serve(ctx, s.listener, maxClients, s.log, func(_ context.Context, conn *net.UnixConn) { server.ServeConn(conn) })
+	return local.Serve(ctx, s.listener, maxClients, s.log, func(ctx context.Context, conn *net.UnixConn) {
+		server := rpc.NewServer()
+		if err := server.RegisterName(serviceName, &calls{ctx, s.accounts}); err != nil {
+			s.log.Error("serve who manages accounts", "err", err)
+			return
+		}
+		server.ServeConn(conn)
+	})
 }
 
-// calls are what net/rpc calls.
-type calls struct{ accounts *Accounts }
+// calls are what net/rpc, which has no contexts, calls over one connection. ctx ends with that.
+type calls struct {
+	ctx      context.Context
+	accounts *Accounts
+}
 
-func within(call func(context.Context) error) error {
-	ctx, cancel := context.WithTimeout(context.Background(), callTime) // net/rpc has no context of its own
+func (c *calls) within(call func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(c.ctx, callTime)
 	defer cancel()
 	return call(ctx)
 }
 
 // Create is Accounts.Create.
 func (c *calls) Create(id kiln.AccountID, key *catalog.AccessKey) error {
-	return within(func(ctx context.Context) (err error) {
+	return c.within(func(ctx context.Context) (err error) {
 		*key, err = c.accounts.Create(ctx, id)
 		return err
 	})
@@ -59,7 +65,7 @@ func (c *calls) Create(id kiln.AccountID, key *catalog.AccessKey) error {
 
 // List is Accounts.List.
 func (c *calls) List(_ struct{}, all *[]Account) error {
-	return within(func(ctx context.Context) (err error) {
+	return c.within(func(ctx context.Context) (err error) {
 		*all, err = c.accounts.List(ctx)
 		return err
 	})
@@ -67,7 +73,7 @@ func (c *calls) List(_ struct{}, all *[]Account) error {
 
 // CreateKey is Accounts.CreateKey.
 func (c *calls) CreateKey(id kiln.AccountID, key *catalog.AccessKey) error {
-	return within(func(ctx context.Context) (err error) {
+	return c.within(func(ctx context.Context) (err error) {
 		*key, err = c.accounts.CreateKey(ctx, id)
 		return err
 	})
@@ -81,7 +87,7 @@ type KeyName struct {
 
 // DeleteKey is Accounts.DeleteKey.
 func (c *calls) DeleteKey(k KeyName, _ *struct{}) error {
-	return within(func(ctx context.Context) error { return c.accounts.DeleteKey(ctx, k.Account, k.Key) })
+	return c.within(func(ctx context.Context) error { return c.accounts.DeleteKey(ctx, k.Account, k.Key) })
 }
 
 // Client manages the accounts of a node that runs in another process. Its errors are the texts of those of Accounts.
