@@ -19,6 +19,8 @@ import (
 const (
 	maxCodeSigningARN = 200
 	maxPublishers     = 20
+	// maxPublisher is kiln's own: AWS's model has none.
+	maxPublisher = 2048
 )
 
 var (
@@ -149,15 +151,11 @@ func (s *Service) listCodeSigningConfigs(ctx context.Context, c api.Caller, in *
 }
 
 func (s *Service) listFunctionsByCodeSigningConfig(ctx context.Context, c api.Caller, in *api.ListFunctionsByCodeSigningConfigRequest) (*api.ListFunctionsByCodeSigningConfigResponse, error) {
-	var v constraint.Violations
-	checkCodeSigningARN(&v, in.CodeSigningConfigArn)
-	if err := validation(&v); err != nil {
-		return nil, err
-	}
 	id, err := s.readCodeSigning(c, api.ListFunctionsByCodeSigningConfig, in.CodeSigningConfigArn, nil)
 	if err != nil {
 		return nil, err
 	}
+	var v constraint.Violations
 	if _, _, err := s.existingCodeSigning(ctx, c.Account, id); err != nil {
 		return nil, err
 	}
@@ -336,8 +334,8 @@ func checkCodeSigning(v *constraint.Violations, description *string, publishers 
 			v.Items(member, all, 1, maxPublishers)
 		}
 		for _, arn := range all {
-			if !publisherPattern.Matches(arn) {
-				v.AddList(member, all, "Member must satisfy constraint: ["+publisherPattern.Rule()+"]")
+			if len(arn) > maxPublisher || !publisherPattern.Matches(arn) {
+				v.AddList(member, all, fmt.Sprintf("Member must satisfy constraint: [Member must have length less than or equal to %d, %s]", maxPublisher, publisherPattern.Rule()))
 				break
 			}
 		}

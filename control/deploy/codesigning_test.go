@@ -1,6 +1,8 @@
 package deploy
 
 import (
+	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 
@@ -93,6 +95,22 @@ func TestAnEnforcedSignatureRefusesEveryPackage(t *testing.T) {
 		_ = must(call[api.DeleteFunctionCodeSigningConfigRequest, api.Unit](n, api.DeleteFunctionCodeSigningConfig, api.DeleteFunctionCodeSigningConfigRequest{FunctionName: new("f")}))
 		if err := update(); err != nil {
 			t.Errorf("without a configuration: %v", err)
+		}
+	})
+}
+
+func TestWhatACodeSigningConfigHoldsIsBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNode(t)
+		const publisher = "arn:aws:signer:us-east-1:123456789012:/signing-profiles/"
+		for name, publishers := range map[string][]string{
+			"none": {}, "many": slices.Repeat([]string{publisher + "p"}, maxPublishers+1), "long": {publisher + strings.Repeat("p", maxPublisher)}, "other": {"p"},
+		} {
+			_, err := call[api.CreateCodeSigningConfigRequest, api.CreateCodeSigningConfigResponse](n, api.CreateCodeSigningConfig,
+				api.CreateCodeSigningConfigRequest{AllowedPublishers: &api.AllowedPublishers{SigningProfileVersionArns: publishers}})
+			if kiln.KindOf(err) != kiln.Validation {
+				t.Errorf("%s: %.300v", name, err)
+			}
 		}
 	})
 }

@@ -22,6 +22,7 @@ import (
 	"kiln/blob"
 	"kiln/catalog"
 	"kiln/catalog/ref"
+	"kiln/internal/constraint"
 )
 
 // Config says what a Service works with. Store, Blobs, Region and CodeURL must be set.
@@ -133,8 +134,7 @@ func (s *Service) Handlers() []api.Handler {
 		api.Handle(api.GetProvisionedConcurrencyConfig, s.getProvisionedConcurrency, members("FunctionName", "Qualifier")...),
 		api.Handle(api.ListProvisionedConcurrencyConfigs, s.listProvisionedConcurrency, members("FunctionName", "Marker", "MaxItems")...),
 		api.Handle(api.DeleteProvisionedConcurrencyConfig, s.deleteProvisionedConcurrency, members("FunctionName", "Qualifier")...),
-		api.Handle(api.AddPermission, s.addPermission, members("FunctionName", "Qualifier", "StatementId", "Action", "Principal", "SourceArn",
-			"SourceAccount", "EventSourceToken", "PrincipalOrgID", "FunctionUrlAuthType", "InvokedViaFunctionUrl", "RevisionId")...),
+		api.Handle(api.AddPermission, s.addPermission, permissionEnforces()...),
 		api.Handle(api.RemovePermission, s.removePermission, members("FunctionName", "Qualifier", "StatementId", "RevisionId")...),
 		api.Handle(api.GetPolicy, s.getPolicy, members("FunctionName", "Qualifier")...),
 		api.Handle(api.GetFunctionEventInvokeConfig, s.getFunctionEventInvokeConfig, members("FunctionName", "Qualifier")...),
@@ -169,6 +169,20 @@ func (s *Service) readUnqualified(ctx context.Context, c api.Caller, op *api.Ope
 		return ref.Ref{}, err
 	}
 	return r, wholeFunction(r)
+}
+
+// readQualified reads a reference to a function, a version or an alias, and lets check, unless it is nil, look at the other members.
+func (s *Service) readQualified(ctx context.Context, c api.Caller, op *api.Operation, shape ref.Shape, function, qualifier *string, check func(*constraint.Violations)) (ref.Ref, error) {
+	reader := s.reader(ctx, c, op, shape)
+	var v constraint.Violations
+	reader.Check(&v, function, qualifier)
+	if check != nil {
+		check(&v)
+	}
+	if err := validation(&v); err != nil {
+		return ref.Ref{}, err
+	}
+	return reader.Resolve(*function, qualifier)
 }
 
 func wholeFunction(r ref.Ref) error {

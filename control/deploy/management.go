@@ -80,7 +80,7 @@ func (s *Service) putRuntimeManagementConfig(ctx context.Context, c api.Caller, 
 }
 
 func (s *Service) getRuntimeManagementConfig(ctx context.Context, c api.Caller, in *api.GetRuntimeManagementConfigRequest) (*api.GetRuntimeManagementConfigResponse, error) {
-	r, err := s.readRuntimeManagement(ctx, c, api.GetRuntimeManagementConfig, in.FunctionName, in.Qualifier, func(*constraint.Violations) {})
+	r, err := s.readRuntimeManagement(ctx, c, api.GetRuntimeManagementConfig, in.FunctionName, in.Qualifier, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -92,14 +92,7 @@ func (s *Service) getRuntimeManagementConfig(ctx context.Context, c api.Caller, 
 
 // readRuntimeManagement reads which version an operation is about, and lets check look at the other members.
 func (s *Service) readRuntimeManagement(ctx context.Context, c api.Caller, op *api.Operation, function, qualifier *string, check func(*constraint.Violations)) (ref.Ref, error) {
-	reader := s.reader(ctx, c, op, ref.Namespaced)
-	var v constraint.Violations
-	reader.Check(&v, function, qualifier)
-	check(&v)
-	if err := validation(&v); err != nil {
-		return ref.Ref{}, err
-	}
-	r, err := reader.Resolve(*function, qualifier)
+	r, err := s.readQualified(ctx, c, op, ref.Namespaced, function, qualifier, check)
 	if err == nil && r.Qualifier == "" {
 		r.Qualifier = kiln.LatestVersion
 	}

@@ -42,8 +42,17 @@ var (
 
 const invokeFunctionURL = "lambda:InvokeFunctionUrl"
 
+// permissionEnforces says of conditions that no caller of kiln's meets so far: a statement with one is kept, and allows nothing.
+func permissionEnforces() []api.Enforced {
+	const noService, noURL = "no service calls functions yet", "there are no function URLs yet"
+	return append(members("FunctionName", "Qualifier", "StatementId", "Action", "Principal", "RevisionId"),
+		api.Enforced{Path: "SourceArn", Note: noService}, api.Enforced{Path: "SourceAccount", Note: noService}, api.Enforced{Path: "EventSourceToken", Note: noService},
+		api.Enforced{Path: "PrincipalOrgID", Note: "no account is in an organization"},
+		api.Enforced{Path: "FunctionUrlAuthType", Note: noURL}, api.Enforced{Path: "InvokedViaFunctionUrl", Note: noURL})
+}
+
 func (s *Service) addPermission(ctx context.Context, c api.Caller, in *api.AddPermissionRequest) (*api.AddPermissionResponse, error) {
-	r, err := s.readPolicy(ctx, c, api.AddPermission, in.FunctionName, in.Qualifier, func(v *constraint.Violations) { checkPermission(v, in) })
+	r, err := s.readQualified(ctx, c, api.AddPermission, ref.Plain, in.FunctionName, in.Qualifier, func(v *constraint.Violations) { checkPermission(v, in) })
 	if err != nil {
 		return nil, err
 	}
@@ -126,7 +135,7 @@ func permissionOf(in *api.AddPermissionRequest) kiln.Permission {
 }
 
 func (s *Service) removePermission(ctx context.Context, c api.Caller, in *api.RemovePermissionRequest) (*api.Unit, error) {
-	r, err := s.readPolicy(ctx, c, api.RemovePermission, in.FunctionName, in.Qualifier, func(v *constraint.Violations) { checkStatementID(v, in.StatementId) })
+	r, err := s.readQualified(ctx, c, api.RemovePermission, ref.Plain, in.FunctionName, in.Qualifier, func(v *constraint.Violations) { checkStatementID(v, in.StatementId) })
 	if err != nil {
 		return nil, err
 	}
@@ -154,7 +163,7 @@ func (s *Service) removePermission(ctx context.Context, c api.Caller, in *api.Re
 }
 
 func (s *Service) getPolicy(ctx context.Context, c api.Caller, in *api.GetPolicyRequest) (*api.GetPolicyResponse, error) {
-	r, err := s.readPolicy(ctx, c, api.GetPolicy, in.FunctionName, in.Qualifier, nil)
+	r, err := s.readQualified(ctx, c, api.GetPolicy, ref.Plain, in.FunctionName, in.Qualifier, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -167,20 +176,6 @@ func (s *Service) getPolicy(ctx context.Context, c api.Caller, in *api.GetPolicy
 	}
 	p := f.Policies[r.Qualifier]
 	return &api.GetPolicyResponse{Policy: new(s.policyText(r, p)), RevisionId: &p.RevisionID}, nil
-}
-
-// readPolicy reads of which function, version or alias the policy is, and lets check look at the other members.
-func (s *Service) readPolicy(ctx context.Context, c api.Caller, op *api.Operation, function, qualifier *string, check func(*constraint.Violations)) (ref.Ref, error) {
-	reader := s.reader(ctx, c, op, ref.Plain)
-	var v constraint.Violations
-	reader.Check(&v, function, qualifier)
-	if check != nil {
-		check(&v)
-	}
-	if err := validation(&v); err != nil {
-		return ref.Ref{}, err
-	}
-	return reader.Resolve(*function, qualifier)
 }
 
 // changePolicy lets decide change the policy of what r names, unless the caller expects it to be of another revision.

@@ -223,19 +223,14 @@ func (s *Service) listProvisionedConcurrency(ctx context.Context, c api.Caller, 
 
 // readProvisioned reads which version or alias an operation is about, and lets check look at the other members.
 func (s *Service) readProvisioned(ctx context.Context, c api.Caller, op *api.Operation, function, qualifier *string, check func(*constraint.Violations)) (ref.Ref, error) {
-	reader := s.reader(ctx, c, op, ref.Plain)
-	var v constraint.Violations
-	reader.Check(&v, function, qualifier)
-	if qualifier == nil {
-		v.Missing("qualifier")
-	}
-	if check != nil {
-		check(&v)
-	}
-	if err := validation(&v); err != nil {
-		return ref.Ref{}, err
-	}
-	return reader.Resolve(*function, qualifier)
+	return s.readQualified(ctx, c, op, ref.Plain, function, qualifier, func(v *constraint.Violations) {
+		if qualifier == nil {
+			v.Missing("qualifier")
+		}
+		if check != nil {
+			check(v)
+		}
+	})
 }
 
 // findProvisionable reads the function of which r names a version or an alias. It fails with AWS's error if there is none of that name.

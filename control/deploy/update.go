@@ -159,14 +159,7 @@ func (s *Service) update(f *kiln.Function, r ref.Ref, revision *string, apply fu
 
 // readUpdate checks a request by AWS's model and reads the reference in it, which must be to a whole function.
 func (s *Service) readUpdate(ctx context.Context, c api.Caller, op *api.Operation, name *string, check func(*constraint.Violations)) (ref.Ref, error) {
-	reader := s.reader(ctx, c, op, ref.Plain)
-	var v constraint.Violations
-	reader.Check(&v, name, nil)
-	check(&v)
-	if err := validation(&v); err != nil {
-		return ref.Ref{}, err
-	}
-	r, err := reader.Resolve(*name, nil)
+	r, err := s.readQualified(ctx, c, op, ref.Plain, name, nil, check)
 	if err != nil {
 		return ref.Ref{}, err
 	}
