@@ -30,8 +30,8 @@ const (
 )
 
 // startCrowded runs a node for a crowd, as several processes, with a function of which every invocation takes d.
-func startCrowded(b *testing.B, d time.Duration, args ...string) (*kilntest.Roles, *sandboxtest.Counter) {
-	r, counted := kilntest.StartSimulatedRoles(b, crowdWorkers, d, append(args, "--concurrency", fmt.Sprint(crowdLimit), "--memory", fmt.Sprint(crowdMB), "--pool", "0", "--queue", fmt.Sprint(2*crowdCallers),
+func startCrowded(b *testing.B, s *kilntest.Simulated, d time.Duration, args ...string) (*kilntest.Roles, *sandboxtest.Counter) {
+	r, counted := s.StartRoles(b, crowdWorkers, d, append(args, "--concurrency", fmt.Sprint(crowdLimit), "--memory", fmt.Sprint(crowdMB), "--pool", "0", "--queue", fmt.Sprint(2*crowdCallers),
 		"--queue-wait", "5m")...)
 	code := kilntest.Zip(b, map[string]string{"index.py": "def handler(event, context):\n    return event\n"})
 	r.Data.Deploy(b.Context(), kilntest.Function{Name: "crowded", MemoryMB: 128, Timeout: 300, Zip: code})
@@ -42,8 +42,9 @@ func startCrowded(b *testing.B, d time.Duration, args ...string) (*kilntest.Role
 // the sandboxes have counted says whether the limit held and nothing was lost.
 func BenchmarkCrowd(b *testing.B) {
 	w := table(b, "12,000 callers, limit 10,000 | most at a time | environments | answered | executed | throttled | failed | us of all kiln serve an answer | s")
+	s := kilntest.BuildSimulated(b)
 	for _, d := range []time.Duration{time.Second, 30 * time.Second} {
-		r, counted := startCrowded(b, d, "--scale-starts", fmt.Sprint(2*crowdLimit))
+		r, counted := startCrowded(b, s, d, "--scale-starts", fmt.Sprint(2*crowdLimit))
 		c := &crowd{b: b, client: crowdClient(r.Data, crowdCallers)}
 		before, begun := rolesTicks(r), time.Now()
 		c.callWhile(crowdCallers, func() bool { return c.answered.Load() < crowdCalls })
@@ -74,7 +75,7 @@ func stopRoles(r *kilntest.Roles) {
 // BenchmarkRamp measures how environments of one function become 10,000, at the rate at which AWS lets them.
 func BenchmarkRamp(b *testing.B) {
 	w := table(b, "s after the first of 10,000 callers | environments started | allowed")
-	r, counted := startCrowded(b, time.Minute)
+	r, counted := startCrowded(b, kilntest.BuildSimulated(b), time.Minute)
 	c := &crowd{b: b, client: crowdClient(r.Data, crowdLimit)}
 	var ended atomic.Bool
 	var calling sync.WaitGroup

@@ -15,45 +15,46 @@ const (
 	SimulatedCounter  = "KILN_TEST_SIMULATED_COUNTER"
 )
 
-// simulation is a program of which the sandboxes alone are not real.
-type simulation struct {
-	program string
-	env     []string
-	counter *sandboxtest.Counter
-}
+// Simulated is kiln with sandboxes that are not real; everything else is.
+type Simulated struct{ program string }
 
-// StartSimulated runs a node as Start does, of which the sandboxes alone are not real: every invocation takes d, and is answered with its
-// event. They are counted by themselves.
-func StartSimulated(t testing.TB, d time.Duration, args ...string) (*Node, *sandboxtest.Counter) {
-	t.Helper()
-	needRoot(t) // which the node itself wants
-	s := simulate(t, d)
-	n := &Node{t: t, Dir: t.TempDir(), program: s.program, env: s.env, args: args}
-	n.Restart()
-	t.Cleanup(n.Stop)
-	return n, s.counter
-}
-
-// StartSimulatedRoles is to StartRoles what StartSimulated is to Start.
-func StartSimulatedRoles(t testing.TB, workers int, d time.Duration, args ...string) (*Roles, *sandboxtest.Counter) {
+// BuildSimulated builds the tests of cmd/kiln, which are kiln when they are told to. The test is skipped without root, which a node wants.
+func BuildSimulated(t testing.TB) *Simulated {
 	t.Helper()
 	needRoot(t)
-	s := simulate(t, d)
-	return startRoles(t, workers, s.program, s.env, args), s.counter
-}
-
-// simulate builds the tests of cmd/kiln, which are kiln when they are told to.
-func simulate(t testing.TB, d time.Duration) simulation {
-	t.Helper()
-	dir := t.TempDir()
-	program, counted := filepath.Join(dir, "kiln.test"), filepath.Join(dir, "counter")
+	program := filepath.Join(t.TempDir(), "kiln.test")
 	// With the flags of the tests that run anyway, which leave little to compile.
 	cmd := exec.Command("go", append(append([]string{"test", "-c"}, raceFlags()...), "-o", program, "./cmd/kiln")...)
 	cmd.Dir = Root(t)
 	if msg, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("build the tests of cmd/kiln: %v\n%s", err, msg)
 	}
-	c, err := sandboxtest.OpenCounter(counted)
+	return &Simulated{program}
+}
+
+// Start runs a node as the function Start does, in whose sandboxes every invocation takes d and is answered with its event. They are counted
+// by themselves.
+func (s *Simulated) Start(t testing.TB, d time.Duration, args ...string) (*Node, *sandboxtest.Counter) {
+	t.Helper()
+	env, counter := simulate(t, d)
+	n := &Node{t: t, Dir: t.TempDir(), program: s.program, env: env, args: args}
+	n.Restart()
+	t.Cleanup(n.Stop)
+	return n, counter
+}
+
+// StartRoles is to the function StartRoles what Start is to that.
+func (s *Simulated) StartRoles(t testing.TB, workers int, d time.Duration, args ...string) (*Roles, *sandboxtest.Counter) {
+	t.Helper()
+	env, counter := simulate(t, d)
+	return startRoles(t, workers, s.program, env, args), counter
+}
+
+// simulate returns the variables that say how sandboxes are simulated, and what counts them.
+func simulate(t testing.TB, d time.Duration) ([]string, *sandboxtest.Counter) {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "counter")
+	c, err := sandboxtest.OpenCounter(path)
 	must(t, err)
-	return simulation{program, []string{SimulatedDuration + "=" + d.String(), SimulatedCounter + "=" + counted}, c}
+	return []string{SimulatedDuration + "=" + d.String(), SimulatedCounter + "=" + path}, c
 }

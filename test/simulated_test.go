@@ -39,10 +39,16 @@ func herd(t *testing.T, n *kilntest.Node, callers int, reason types.ThrottleReas
 	return all[0].Load(), all[1].Load()
 }
 
-// TestNoMoreRunThanMay has the sandboxes themselves, which are simulated, count how many invocations run at a time.
-func TestNoMoreRunThanMay(t *testing.T) {
+// TestLimitsHoldForACrowd has the sandboxes themselves, which are simulated, count what happens in them.
+func TestLimitsHoldForACrowd(t *testing.T) {
+	s := kilntest.BuildSimulated(t)
+	t.Run("concurrency", func(t *testing.T) { noMoreRunThanMay(t, s) })
+	t.Run("scaling rate", func(t *testing.T) { noMoreStartThanMay(t, s) })
+}
+
+func noMoreRunThanMay(t *testing.T, s *kilntest.Simulated) {
 	const limit, callers = 200, 600
-	n, counted := kilntest.StartSimulated(t, 5*time.Second, "--concurrency", "200", "--memory", "100000", "--pool", "0")
+	n, counted := s.Start(t, 5*time.Second, "--concurrency", "200", "--memory", "100000", "--pool", "0")
 	n.Deploy(t.Context(), kilntest.Function{Name: "f", MemoryMB: 128, Zip: python(t, echo)})
 	answered, throttled := herd(t, n, callers, kiln.ConcurrencyExceeded)
 	if most := counted.Most.Load(); most != limit {
@@ -53,9 +59,9 @@ func TestNoMoreRunThanMay(t *testing.T) {
 	}
 }
 
-func TestAHerdIsHeldToTheScalingRate(t *testing.T) {
+func noMoreStartThanMay(t *testing.T, s *kilntest.Simulated) {
 	const starts, callers = 50, 300
-	n, counted := kilntest.StartSimulated(t, 2*time.Second, "--scale-starts", "50", "--scale-period", "24h", "--memory", "100000", "--pool", "0")
+	n, counted := s.Start(t, 2*time.Second, "--scale-starts", "50", "--scale-period", "24h", "--memory", "100000", "--pool", "0")
 	n.Deploy(t.Context(), kilntest.Function{Name: "f", MemoryMB: 128, Zip: python(t, echo)})
 	answered, throttled := herd(t, n, callers, kiln.RateExceeded)
 	if got := counted.Started.Load(); got != starts || answered != starts || answered+throttled != callers {

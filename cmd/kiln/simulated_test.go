@@ -13,7 +13,7 @@ import (
 	"kiln/worker/sandbox/sandboxtest"
 )
 
-// TestMain is kiln itself, with simulated sandboxes, where kilntest has started it for that.
+// TestMain is kiln itself, with simulated sandboxes, where a kilntest.Simulated has started it.
 func TestMain(m *testing.M) {
 	duration := os.Getenv(kilntest.SimulatedDuration)
 	if duration == "" {
